@@ -1,0 +1,103 @@
+"""Pure: what a connector is, and what it is given.
+
+A connector speaks one protocol over one bus. It is a config struct for the bus, one for its devices, and an object
+with `run`. No retry, no thread, no naming, no I/O at import: all of that comes from outside. `run` raises `LinkError`
+when the medium is gone and the supervisor builds a new connector, for ever, backing off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+
+import msgspec
+
+from gateway.clock import Clock
+from gateway.model import DeviceState, Json, Origin, Sample, Value, Write
+from gateway.points import Bus, Device
+
+B = TypeVar("B", bound=Bus)
+D = TypeVar("D", bound=Device)
+B_contra = TypeVar("B_contra", bound=Bus, contravariant=True)
+D_contra = TypeVar("D_contra", bound=Device, contravariant=True)
+
+
+class Emit(Protocol):
+    """The way into the gateway."""
+
+    async def __call__(self, samples: Sequence[Sample], *, settled: Callable[[], None] | None = None) -> None:
+        """Hands samples over. When it returns they survive the death of this process (not yet of the machine).
+
+        Samples with an origin come with `settled`, which is called once, on the event loop, as soon as all of them
+        are on disk or acknowledged by the sink: the moment to acknowledge them to their source. All samples of one
+        origin are given in one call. Waits when the buffer asks for patience; cancelling before it returns may or may
+        not have handed over the samples.
+        """
+
+
+class Ledger(Protocol):
+    """Remembers messages of sources that redeliver, across crashes of this process."""
+
+    def seen(self, origin: Origin) -> bool:
+        """True when this very message was handed over before and its source may not know it yet."""
+
+    def settled(self, origin: Origin) -> bool:
+        """True when a seen message is on disk or acknowledged: its source can be told at once."""
+
+    def forget(self, origins: Sequence[Origin]) -> None:
+        """The source has proved that it will not send these again."""
+
+
+class Tools(NamedTuple):
+    """The callables that a connector receives instead of the application."""
+
+    clock: Clock
+    ledger: Ledger
+    beat: Callable[[float], None]
+    """`beat(30)`: my loop is alive, and will say so again within 30 seconds. The watchdog believes it."""
+    report: Callable[[str, DeviceState, str], None]
+    """`report(device, state, why)`: for status and the log; call it on every change, repeated calls are free."""
+
+
+class Connector(Protocol):
+    """One bus, driven by one task."""
+
+    async def run(self, emit: Emit) -> None:
+        """Reads until cancelled.
+
+        Raises:
+            LinkError: the medium is gone or cannot be opened.
+        """
+
+    async def execute(self, write: Write) -> Value | None:
+        """Writes one point; called while `run` runs. Returns the value read back, None when it was not read.
+
+        Raises:
+            CommandError: with the outcome that the caller shall see.
+        """
+
+    def status(self) -> dict[str, Json]:
+        """Counters and states of this bus for `gateway status`; cheap, never blocks."""
+
+
+class Connect(Protocol[B_contra, D_contra]):
+    """Builds a connector. No I/O: that belongs into `run`."""
+
+    def __call__(self, bus: B_contra, devices: Sequence[D_contra], tools: Tools, /) -> Connector: ...
+
+
+class Kind(msgspec.Struct, Generic[B, D], frozen=True):
+    """What the entry point of a connector names: `gateway.connectors` → `mqtt = "….config:MQTT"`."""
+
+    name: str
+    bus: type[B]
+    device: type[D]
+    load: Callable[[], Connect[B, D]]
+    """Imports the connector and its driver library; called only when the configuration names this kind."""
+    check: Callable[[B, Sequence[D]], Sequence[str]] | None = None
+    """Warnings about this bus as a whole (load, overlaps), each a finished sentence; pure."""
+    plan: Callable[[B, Sequence[D]], Sequence[str]] | None = None
+    """Lines that explain what will be done on this bus, for `gateway check`; pure."""
+
+
+AnyKind = Kind[Any, Any]

@@ -1,0 +1,69 @@
+"""Pure: what every device and point can say in the configuration, whatever bus it sits on.
+
+A connector's own structs extend these: `class ModbusPoint(Point): address: …`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated
+
+from gateway.model import Lane
+from gateway.settings import ID_PATTERN, Duration, Key, Mistake, Table
+
+
+class WriteLimits(Table, frozen=True, kw_only=True):
+    """Makes a point writable from the cloud side. Without this table every write is rejected."""
+
+    min: Annotated[float | None, Key("smallest value that may be written")] = None
+    max: Annotated[float | None, Key("largest value that may be written")] = None
+    step: Annotated[float | None, Key("values must be min + a multiple of this", min=0)] = None
+    values: Annotated[tuple[str | int | float | bool, ...], Key("the only values that may be written")] = ()
+    verify: Annotated[bool, Key("read the point back after the write and compare")] = False
+
+    def mistakes(self) -> Iterable[Mistake]:
+        if self.min is not None and self.max is not None and self.min > self.max:
+            yield Mistake(("min",), f"min {self.min:g} is larger than max {self.max:g}")
+
+
+class Point(Table, frozen=True, kw_only=True):
+    """One quantity of a device: value = raw × scale + offset, then unit, limits and deadband."""
+
+    name: Annotated[str, Key("id of the point; readings carry it", pattern=ID_PATTERN)]
+    unit: Annotated[str, Key("unit of the value, a SenML or UCUM symbol: Cel, %RH, V, kWh, /")] = ""
+    convert: Annotated[str, Key("unit to convert the value to, from `unit`", alias=("as",))] = ""
+    scale: Annotated[float, Key("raw value × scale + offset")] = 1.0
+    offset: Annotated[float, Key("added after scaling")] = 0.0
+    digits: Annotated[int | None, Key("decimal places to round to", min=0, max=15, alias=("round", "precision"))] = None
+    min: Annotated[float | None, Key("below this the value is kept and marked uncertain:out_of_range")] = None
+    max: Annotated[float | None, Key("above this the value is kept and marked uncertain:out_of_range")] = None
+    invalid: Annotated[
+        tuple[int | float | str, ...],
+        Key("raw values by which the device says that it has none; marked bad:sensor_fault", alias=("nan_value",)),
+    ] = ()
+    enum: Annotated[dict[str, str], Key("raw value → text, for states", example='{ 0 = "off", 1 = "on" }')] = {}  # noqa: RUF012
+    deadband: Annotated[float | None, Key("send only changes larger than this", min=0)] = None
+    min_interval: Annotated[Duration | None, Key("send at most this often")] = None
+    max_interval: Annotated[Duration | None, Key("send at least this often, though within the deadband")] = None
+    expire_after: Annotated[Duration | None, Key("without news for this long the point is bad:stale")] = None
+    lane: Annotated[Lane, Key("`alarm` overtakes readings and is committed to disk at once")] = Lane.LIVE
+    write: Annotated[WriteLimits | None, Key("allows commands to write this point, within limits")] = None
+
+
+class Device(Table, frozen=True, kw_only=True):
+    """What sits on a bus."""
+
+    name: Annotated[str, Key("id of the device; readings carry it", pattern=r"[A-Za-z0-9_.:{}-]+")]
+    bus: Annotated[str, Key("name of the [[bus]] it sits on")]
+    enabled: Annotated[bool, Key("false: checked, but not used")] = True
+    tags: Annotated[
+        dict[str, str], Key("free words that go to the sink with the device", example='{ site = "hall-2" }')
+    ] = {}  # noqa: RUF012
+
+
+class Bus(Table, frozen=True, kw_only=True):
+    """A medium: a serial port, a TCP socket, a Bluetooth adapter, a broker. One task owns it."""
+
+    name: Annotated[str, Key("what devices refer to", pattern=ID_PATTERN)]
+    kind: Annotated[str, Key("which connector speaks on it")]
+    enabled: Annotated[bool, Key("false: checked, but not used")] = True

@@ -1,0 +1,1 @@
+"""The uplink protocol: one wire, two sides, no I/O."""

@@ -1,0 +1,255 @@
+"""Pure: every message of the uplink, one struct each. `README.md` beside this file is the specification.
+
+Text frames of JSON, tagged by `type`. A `batch` carries its body verbatim: the bytes that were stored are the bytes
+that are sent, so the body is spliced in and never parsed on the way out.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from gateway.errors import RemoteProtocolError
+from gateway.model import ClockState, GapReason, Lane, Outcome, Record, RecordKind, Value
+
+SUBPROTOCOL: Final = "gateway.uplink.v1"
+MAX_BATCH_BYTES: Final = 256 * 1024
+"""Body of a record; every conforming server accepts it."""
+MAX_BATCH_READINGS: Final = 4096
+MAX_MESSAGE_BYTES: Final = MAX_BATCH_BYTES + 4096
+"""A whole text frame from the gateway: the largest body and its envelope."""
+MAX_DOWN_BYTES: Final = 64 * 1024
+"""A whole text frame from the server."""
+
+
+class _Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
+    """Unknown fields are ignored: a newer peer may say more."""
+
+
+class StreamOffer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One stream that the gateway still holds something of."""
+
+    stream: str
+    lane: Lane
+    first: int
+    """Lowest number still held."""
+    next: int
+    """The number that the next record of this stream will take."""
+    sealed: bool = False
+
+
+# ── gateway → server ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Hello(_Message, frozen=True, kw_only=True, omit_defaults=True, tag="hello"):
+    """First message of a session."""
+
+    process: str
+    """128 random bits of this process: sessions of one process coexist, a newer process evicts an older one's."""
+    software: str
+    clock: ClockState
+    standby: bool = False
+    streams: tuple[StreamOffer, ...] = ()
+    """The open streams and the 32 oldest sealed ones."""
+    devices: dict[str, dict[str, str]] = {}
+    """Tags of configured devices."""
+    writable: dict[str, list[str]] = {}
+    """Device → points that accept a write, so that the cloud side can offer them."""
+
+
+class Batch(_Message, frozen=True, kw_only=True, omit_defaults=True, tag="batch"):
+    stream: str
+    lane: Lane
+    seq: int
+    body: msgspec.Raw
+    """See `batch.py`."""
+
+
+class Gap(_Message, frozen=True, kw_only=True, omit_defaults=True, tag="gap"):
+    """Numbers seq..last carry nothing: their readings were given up."""
+
+    stream: str
+    lane: Lane
+    seq: int
+    last: int
+    body: msgspec.Raw
+    """A `GapBody`."""
+
+
+class ClockRecord(_Message, frozen=True, kw_only=True, omit_defaults=True, tag="clock"):
+    """The clock of a boot became trusted, or was found wrong."""
+
+    stream: str
+    lane: Lane
+    seq: int
+    body: msgspec.Raw
+    """A `ClockState`."""
+
+
+class End(_Message, frozen=True, kw_only=True, omit_defaults=True, tag="end"):
+    """The gateway closed this stream; nothing follows."""
+
+    stream: str
+    lane: Lane
+    seq: int
+
+
+class ResultMessage(_Message, frozen=True, kw_only=True, omit_defaults=True, tag="result"):
+    """How a command ended; repeated until `result_ack`."""
+
+    id: str
+    outcome: Outcome
+    reason: str = ""
+    value: Value | None = None
+    """Read back, where that was asked."""
+    utc_ms: int | None = None
+    """When it ended, as far as the gateway knows UTC."""
+
+
+class Stats(_Message, frozen=True, kw_only=True, omit_defaults=True, tag="stats"):
+    """Every minute: what the gateway knows of itself."""
+
+    values: dict[str, Any]
+
+
+class GatewayBye(_Message, frozen=True, kw_only=True, omit_defaults=True, tag="bye"):
+    """The gateway closes on purpose."""
+
+    reason: str = ""
+
+
+# ── server → gateway ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Window(msgspec.Struct, frozen=True):
+    """How much may be in flight without an ack."""
+
+    batches: int = 32
+    bytes: int = 1 << 20
+
+
+class Welcome(_Message, frozen=True, kw_only=True, omit_defaults=True, tag="welcome"):
+    sink: str
+    """128 random bits of the store behind this server: two endpoints with one sink share their marks."""
+    session: str
+    marks: dict[str, int]
+    """Stream → highest number durably stored; a stream that is not named has 0."""
+    window: Window = Window()
+    ack_budget_ms: int = 100
+    """How long the server may take from receipt to ack."""
+    utc_ms: int = 0
+    mono_ms: int = 0
+    """The server's monotonic clock, the base of `sent_ms` in commands."""
+    open_commands: tuple[str, ...] = ()
+    """Commands that still have no result here."""
+
+
+class Ack(_Message, frozen=True, kw_only=True, omit_defaults=True, tag="ack"):
+    """Cumulative: everything up to these numbers is durably stored."""
+
+    marks: dict[str, int]
+
+
+class Nack(_Message, frozen=True, kw_only=True, omit_defaults=True, tag="nack"):
+    """Something is missing; the server discards this stream until `expected` comes."""
+
+    stream: str
+    expected: int
+    reason: str = ""
+
+
+class CommandMessage(_Message, frozen=True, kw_only=True, omit_defaults=True, tag="command"):
+    """The cloud side asks for an action."""
+
+    id: str
+    """Chosen by the caller; executed at most once whatever happens."""
+    device: str
+    op: str
+    """`write`."""
+    ttl_ms: int
+    """Time to live left when this message was sent."""
+    sent_ms: int
+    """The server's monotonic clock when it was sent."""
+    point: str = ""
+    value: Value | None = None
+
+
+class ResultAck(_Message, frozen=True, kw_only=True, omit_defaults=True, tag="result_ack"):
+    id: str
+
+
+class Flow(_Message, frozen=True, kw_only=True, omit_defaults=True, tag="flow"):
+    """A new window, absolute; 0 batches = pause."""
+
+    window: Window
+
+
+class Move(_Message, frozen=True, kw_only=True, omit_defaults=True, tag="move"):
+    """Please go elsewhere: within `deadline_ms`, after a random wait up to `spread_ms`."""
+
+    deadline_ms: int = 60_000
+    spread_ms: int = 30_000
+    reason: str = ""
+
+
+class ServerError(_Message, frozen=True, kw_only=True, omit_defaults=True, tag="error"):
+    """What the server holds against the last message; it closes next."""
+
+    reason: str
+
+
+FromGateway = Hello | Batch | Gap | ClockRecord | End | ResultMessage | Stats | GatewayBye
+FromServer = Welcome | Ack | Nack | CommandMessage | ResultAck | Flow | Move | ServerError
+
+
+class GapBody(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What was given up."""
+
+    reason: GapReason
+    readings: int | None = None
+    """None: nobody knows how many."""
+    device: str = ""
+    """Empty: several, or unknown."""
+    since_utc_ms: int | None = None
+    until_utc_ms: int | None = None
+
+
+_encoder = msgspec.json.Encoder()
+_from_gateway: msgspec.json.Decoder[FromGateway] = msgspec.json.Decoder(FromGateway)
+_from_server: msgspec.json.Decoder[FromServer] = msgspec.json.Decoder(FromServer)
+
+
+def encode(message: FromGateway | FromServer) -> bytes:
+    """One text frame."""
+    return _encoder.encode(message)
+
+
+def encode_record(record: Record) -> bytes:
+    """The frame that carries a stored record; its body goes in as it is."""
+    where: dict[str, Any] = {"stream": record.stream, "lane": record.lane, "seq": record.seq}
+    match record.kind:
+        case RecordKind.BATCH:
+            return _encoder.encode(Batch(**where, body=msgspec.Raw(record.body)))
+        case RecordKind.GAP:
+            return _encoder.encode(Gap(**where, last=record.upto, body=msgspec.Raw(record.body)))
+        case RecordKind.CLOCK:
+            return _encoder.encode(ClockRecord(**where, body=msgspec.Raw(record.body)))
+        case RecordKind.END:
+            return _encoder.encode(End(**where))
+
+
+def decode_from_gateway(frame: bytes | str) -> FromGateway:
+    """Raises RemoteProtocolError."""
+    try:
+        return _from_gateway.decode(frame)
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise RemoteProtocolError(f"not a message of this protocol: {error}", 1007) from error
+
+
+def decode_from_server(frame: bytes | str) -> FromServer:
+    """Raises RemoteProtocolError."""
+    try:
+        return _from_server.decode(frame)
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise RemoteProtocolError(f"not a message of this protocol: {error}", 1007) from error

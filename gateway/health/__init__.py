@@ -1,0 +1,1 @@
+"""Is real work advancing? What a person and systemd are told about it."""

@@ -1,0 +1,93 @@
+"""The daemon's end of the local socket.
+
+One JSON document per line each way: `{"op": "status"}` → `{"ok": {…}}` or `{"error": "…"}`; `tail` answers with line
+after line until the caller hangs up. Who may connect is decided by the socket's mode: owner and group of the service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+
+from gateway.errors import GatewayError
+from gateway.model import Json
+
+log = logging.getLogger(__name__)
+
+Answer = Callable[[Mapping[str, Json]], Awaitable[Json]]
+Follow = Callable[[Mapping[str, Json]], AsyncIterator[Json]]
+
+_LINE_LIMIT = 64 * 1024
+_IDLE_S = 60.0
+"""A caller that asks nothing for this long is hung up on: sockets are not for keeps."""
+_MAX_CALLERS = 16
+
+
+class ControlServer:
+    """Answers single questions (`answers`) and endless ones (`follows`), each by its `op`."""
+
+    def __init__(self, path: Path, answers: Mapping[str, Answer], follows: Mapping[str, Follow]) -> None:
+        self._path = path
+        self._answers = answers
+        self._follows = follows
+        self._callers = 0
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        """Listens while the block runs. A stale socket of a dead process is replaced."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.unlink(missing_ok=True)
+        old = os.umask(0o117)  # rw for owner and group from the first moment
+        try:
+            server = await asyncio.start_unix_server(self._caller, self._path, limit=_LINE_LIMIT)
+        finally:
+            os.umask(old)
+        try:
+            yield
+        finally:
+            server.close()
+            self._path.unlink(missing_ok=True)
+
+    async def _caller(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._callers += 1
+        try:
+            if self._callers > _MAX_CALLERS:
+                await self._say(writer, {"error": f"more than {_MAX_CALLERS} callers"})
+                return
+            while True:
+                async with asyncio.timeout(_IDLE_S):
+                    line = await reader.readline()
+                if not line:
+                    return
+                await self._answer(line, writer)
+        except (TimeoutError, OSError, ValueError):
+            return  # gone, silent, or a line without an end
+        finally:
+            self._callers -= 1
+            writer.close()
+
+    async def _answer(self, line: bytes, writer: asyncio.StreamWriter) -> None:
+        try:
+            question = msgspec.json.decode(line, type=dict[str, Json])
+            op = str(question.get("op"))
+            if op in self._follows:
+                async for item in self._follows[op](question):
+                    await self._say(writer, {"ok": item})
+                return
+            if op not in self._answers:
+                known = ", ".join(sorted([*self._answers, *self._follows]))
+                await self._say(writer, {"error": f"unknown op {op!r}; known: {known}"})
+                return
+            await self._say(writer, {"ok": await self._answers[op](question)})
+        except (msgspec.MsgspecError, GatewayError) as error:
+            await self._say(writer, {"error": str(error)})
+
+    async def _say(self, writer: asyncio.StreamWriter, answer: Json) -> None:
+        writer.write(msgspec.json.encode(answer) + b"\n")
+        await writer.drain()

@@ -90,7 +90,7 @@ def test_there_and_back_again_is_exact(source: str, data: st.DataObject, value: 
     ("source", "target", "says"),
     [
         ("kPas", "kPa", "unknown unit `kPas`; the nearest known one is `kPa`"),
-        ("degF", "degc", "unknown unit `degc`; the nearest known one is `degC`"),
+        ("degF", "celcius", "unknown unit `celcius`; the nearest known one is `celsius`"),
         ("Cel", "kWh", "`Cel` cannot become `kWh`; it can become K, degF"),
         ("%RH", "%", "`%RH` cannot become `%`; nothing converts it"),
         ("", "Cel", "unknown unit ``"),

@@ -23,7 +23,7 @@ DOORS = {
     "serial": {"connectors/port.py", "connectors/modbus/scan.py"},
     "bleak": {"connectors/ble/link.py", "connectors/ble/scan.py"},
     "dbus_fast": {"connectors/ble/link.py", "testing/bluez.py"},
-    "paho": {"connectors/mqtt/link.py", "connectors/mqtt/scan.py", "connectors/mqtt/sockets.py"},
+    "paho": {"connectors/mqtt/link.py", "connectors/mqtt/scan.py", "connectors/mqtt/sockets.py", "demo/broker.py"},
     "websockets": {"uplink", "ingest", "demo"},
     "sdnotify": {"health"},
     "sqlite3": {"buffer", "commands", "ingest", "demo"},

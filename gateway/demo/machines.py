@@ -68,11 +68,13 @@ class ModbusTcp:
         self.registers = registers
         self.port = 0
 
+    async def listen(self) -> None:
+        self._server = await asyncio.start_server(self._client, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+
     async def run(self) -> None:
-        server = await asyncio.start_server(self._client, "127.0.0.1", self.port)
-        self.port = server.sockets[0].getsockname()[1]
-        async with server:
-            await server.serve_forever()
+        async with self._server:
+            await self._server.serve_forever()
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

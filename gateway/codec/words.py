@@ -1,0 +1,249 @@
+"""Pure: numbers and texts as devices lay them out in bytes: type words and byte orders.
+
+One vocabulary for every bus. A type is `int16`, `uint32`, `float64`, `string`, `bit`, `bool`, … in any case. A byte
+order is written as letters, A being the most significant byte, in the order in which the bytes travel: `ABCD`, `CDAB`,
+`BADC`, `DCBA` (and `AB`, `ABCDEFGH`, …), or in the words of others: `big`, `little`, and what Home Assistant calls
+`swap`: `none`, `word`, `byte`, `word_byte`. An order given for a whole bus fits types of every width:
+
+             16 bit   32 bit   64 bit
+    big      AB       ABCD     ABCDEFGH
+    word     AB       CDAB     GHEFCDAB     registers swapped, as most meters with "inverse" floats do
+    byte     BA       BADC     BADCFEHG
+    little   BA       DCBA     HGFEDCBA
+
+Integers are exact to 64 bits. A float32 is decoded as the shortest decimal that means the same float32: a device that
+says 21.1 is read as 21.1, not as 21.100000381469727. NaN and infinity are a device's way to say that it has no value:
+they decode to None.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+from enum import Enum
+
+import msgspec
+
+from gateway.errors import DecodeError
+from gateway.model import Value
+
+_LETTERS = "ABCDEFGH"
+_NUMBER = re.compile(r"(int|uint|float)(\d+)([hl]?)")
+_FLOATS = {2: "e", 4: "f", 8: "d"}
+# Significant decimals: so many always survive decimal → float → decimal (of numbers above the subnormal ones, the
+# third), so many are always enough for float → decimal → float.
+_DECIMALS = {2: (3, 5, 2.0**-14), 4: (6, 9, 2.0**-126)}
+_ALIASES = {"float": "float32", "real": "float32", "double": "float64", "boolean": "bool", "text": "string"}
+_NAMES = "int8 … int64, uint8 … uint64, float16, float32, float64, string, bit, bool"
+
+
+class Order(Enum):
+    """How the bytes of one number travel; the value is its name for 32 bits."""
+
+    BIG = "ABCD"
+    WORD = "CDAB"
+    BYTE = "BADC"
+    LITTLE = "DCBA"
+
+    def places(self, size: int) -> tuple[int, ...]:
+        """For each byte from the most significant down: where it travels. Its own inverse, for every order."""
+        if self is Order.LITTLE:
+            return tuple(range(size - 1, -1, -1))
+        if self is Order.WORD:
+            return tuple(size - 2 - (i & ~1) + (i & 1) for i in range(size)) if size % 2 == 0 else tuple(range(size))
+        if self is Order.BYTE:
+            return tuple(i ^ 1 if (i ^ 1) < size else i for i in range(size))
+        return tuple(range(size))
+
+
+_WORDS = {
+    "": Order.BIG,
+    "big": Order.BIG,
+    "none": Order.BIG,
+    "word": Order.WORD,
+    "byte": Order.BYTE,
+    "little": Order.LITTLE,
+    "word_byte": Order.LITTLE,
+    # in reverse, so that the first of two orders that look alike on few bytes wins: `AB` is big, `BA` is byte
+    **{"".join(_LETTERS[i] for i in o.places(size)): o for o in reversed(Order) for size in (2, 4, 6, 8)},
+}
+
+
+class Family(Enum):
+    """What a word's bytes mean."""
+
+    INT = "int"
+    UINT = "uint"
+    FLOAT = "float"
+    STRING = "string"
+    BIT = "bit"
+    BOOL = "bool"
+
+
+class Word(msgspec.Struct, frozen=True):
+    """One value's layout."""
+
+    family: Family
+    size: int
+    """Bytes."""
+    order: Order = Order.BIG
+    bit: int = 0
+
+    @property
+    def registers(self) -> int:
+        """16-bit registers that hold it; a single byte takes a whole one."""
+        return (self.size + 1) // 2
+
+    @property
+    def integral(self) -> bool:
+        return self.family in (Family.INT, Family.UINT)
+
+    def decode(self, data: bytes) -> Value | None:
+        """The value, or None for NaN and infinity.
+
+        `data` has `size` bytes. A single byte or a text may also come as whole registers: the byte is then the low
+        one (with a swapped byte order the high one), and what is behind the text does not count.
+
+        Raises:
+            DecodeError: another number of bytes.
+        """
+        if len(data) != self.size:
+            padded = self.size == 1 or self.family is Family.STRING
+            if not padded or len(data) != 2 * self.registers:
+                raise DecodeError(f"{len(data)} bytes where {self} has {self.size}")
+            if self.size == 1 and self.family is not Family.BOOL:
+                data = data[:1] if self._swapped else data[1:]
+        if self.family is Family.STRING:
+            return self._swap(data)[: self.size].split(b"\0", 1)[0].decode("utf-8", "replace").rstrip()
+        if self.family is Family.BOOL:
+            return any(data)
+        if self.order is not Order.BIG:
+            data = bytes([data[i] for i in self.order.places(self.size)])
+        if self.family is Family.FLOAT:
+            return _shortest(data)
+        number = int.from_bytes(data, "big", signed=self.family is Family.INT)
+        return bool(number >> self.bit & 1) if self.family is Family.BIT else number
+
+    def encode(self, value: Value) -> bytes:
+        """`size` bytes that decode to this value again (a float: to the nearest one that fits).
+
+        Raises:
+            ValueError: the value is out of range or of another kind; the text says which.
+        """
+        if self.family is Family.STRING:
+            text = str(value).encode()
+            if not isinstance(value, str) or len(text) > self.size:
+                raise ValueError(f"{value!r} is not a text of at most {self.size} bytes")
+            padded = text.ljust(2 * self.registers if self._swapped else self.size, b"\0")
+            return self._swap(padded)[: self.size]
+        if isinstance(value, str):
+            raise ValueError(f"{value!r} is not a number")
+        if self.family is Family.BOOL:
+            return bytes([bool(value)])
+        if self.family is Family.BIT:
+            raise ValueError("a single bit cannot be written without its neighbours")
+        data = self._float(value) if self.family is Family.FLOAT else self._integer(value)
+        return bytes([data[i] for i in self.order.places(self.size)])
+
+    def _float(self, value: float) -> bytes:
+        try:
+            if math.isfinite(value):
+                return struct.pack(f">{_FLOATS[self.size]}", value)
+        except OverflowError:
+            pass
+        raise ValueError(f"{value!r} does not fit into {self}")
+
+    def _integer(self, value: float) -> bytes:
+        if not math.isfinite(value) or value != int(value):
+            raise ValueError(f"{value!r} is not a whole number")
+        signed = self.family is Family.INT
+        try:
+            return int(value).to_bytes(self.size, "big", signed=signed)
+        except OverflowError:
+            low = -(1 << 8 * self.size - 1) if signed else 0
+            high = low + (1 << 8 * self.size) - 1
+            raise ValueError(f"{int(value)} does not fit into {self}: {low} … {high}") from None
+
+    @property
+    def _swapped(self) -> bool:
+        """Within a register the low byte travels first. Only `byte` says so of texts: `little` is about numbers."""
+        return self.order is Order.BYTE or (self.order is Order.LITTLE and self.family is not Family.STRING)
+
+    def _swap(self, data: bytes) -> bytes:
+        return bytes([data[i] for i in Order.BYTE.places(len(data))]) if self._swapped else data
+
+    def __str__(self) -> str:
+        numeric = self.family in (Family.INT, Family.UINT, Family.FLOAT)
+        return f"{self.family.value}{8 * self.size}" if numeric else self.family.value
+
+
+def parse(name: str, byte_order: str = "", *, length: int = 0, bit: int | None = None) -> Word:
+    """`parse("float32", "CDAB")`, `parse("string", length=8)`, `parse("bit", bit=3)`.
+
+    `length` is the bytes of a string, `bit` counts from the least significant.
+
+    Raises:
+        ValueError: a finished sentence about what does not fit.
+    """
+    lower = _ALIASES.get(name.strip().lower(), name.strip().lower())
+    order = parse_order(byte_order)
+    if lower == "string":
+        if length < 1:
+            raise ValueError("a string needs `length`, its bytes")
+        return Word(Family.STRING, length, order)
+    if length:
+        raise ValueError(f"`length` is for strings; {name} knows its own")
+    if lower == "bit":
+        if bit is None or not 0 <= bit <= 15:
+            raise ValueError("type bit needs `bit`, 0 (least significant) to 15")
+        return Word(Family.BIT, 2, order, bit)
+    if bit is not None:
+        raise ValueError(f'`bit` goes with type = "bit", not with {name}')
+    if lower == "bool":
+        return Word(Family.BOOL, 1, order)
+    return _number(name, lower, byte_order, order)
+
+
+def _number(name: str, lower: str, byte_order: str, order: Order) -> Word:
+    match = _NUMBER.fullmatch(lower)
+    family, size, half = (Family(match[1]), int(match[2]) // 8, match[3]) if match else (Family.INT, 0, "")
+    sizes = tuple(_FLOATS) if family is Family.FLOAT else range(1, 9)
+    if match is None or size not in sizes or int(match[2]) % 8 or (half and size != 1):
+        raise ValueError(f"unknown type {name!r}; known: {_NAMES}")
+    if half:  # telegraf's INT8H and INT8L: which half of a register
+        order = Order.BYTE if half == "h" else Order.BIG
+    if byte_order.strip().upper() == "BA" and size > 2:
+        raise ValueError(f"byte order BA does not say how the registers of {name} follow: write BADC or DCBA")
+    return Word(family, size, order)
+
+
+def parse_order(text: str) -> Order:
+    """Letters or words to an order; see the module.
+
+    Raises:
+        ValueError: unknown.
+    """
+    order = _WORDS.get(text.strip().lower(), _WORDS.get(text.strip().upper()))
+    if order is None:
+        raise ValueError(f"unknown byte order {text!r}; known: ABCD, CDAB, BADC, DCBA, big, little, word, byte")
+    return order
+
+
+def _shortest(data: bytes) -> float | None:
+    """The shortest decimal that the same float is the nearest to."""
+    code = _FLOATS[len(data)]
+    value: float = struct.unpack(f">{code}", data)[0]
+    if not math.isfinite(value):
+        return None
+    if code == "d":
+        return value  # Python's own float: repr is already shortest
+    sure, enough, normal = _DECIMALS[len(data)]
+    for digits in range(sure if abs(value) >= normal else 1, enough):
+        short = float(f"{value:.{digits}g}")
+        try:
+            if struct.pack(f">{code}", short) == data:
+                return short
+        except OverflowError:
+            continue  # rounded up past the largest one
+    return float(f"{value:.{enough}g}")

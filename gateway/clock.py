@@ -63,6 +63,10 @@ class SystemClock:
     def boot_ns(self) -> int:
         return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
+    def utc_ms(self) -> int:
+        """Wall time, trusted or not: for a server's own records, never for a reading's stamp."""
+        return time.time_ns() // 1_000_000
+
     def state(self) -> ClockState:
         before = self.boot_ns()
         utc = time.time_ns()

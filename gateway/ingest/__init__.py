@@ -1,0 +1,1 @@
+"""The cloud side that ships with the gateway: one process, one folder, one port."""

@@ -19,10 +19,11 @@ from __future__ import annotations
 
 import difflib
 import enum
+import math
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
@@ -78,6 +79,10 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
         """What is wrong between the keys of this table; paths are relative to it."""
         return ()
 
+    def warnings(self) -> Iterable[Mistake]:
+        """What is allowed and probably not meant; paths are relative to this table."""
+        return ()
+
 
 class Field(NamedTuple):
     """One declared key, for the reader, the example and the schema."""
@@ -88,6 +93,8 @@ class Field(NamedTuple):
     kind: Kind | None
     required: bool
     default: Any
+    attribute: str
+    """Its name in the struct, which differs from the key where the key is a word of Python."""
 
 
 def fields(table: type[Table]) -> tuple[Field, ...]:
@@ -99,7 +106,7 @@ def fields(table: type[Table]) -> tuple[Field, ...]:
         default = info.default
         if default is msgspec.NODEFAULT and info.default_factory is not msgspec.NODEFAULT:
             default = typing.cast("Any", info.default_factory)()
-        found.append(Field(info.encode_name, hint, key or Key(""), kind, info.required, default))
+        found.append(Field(info.encode_name, hint, key or Key(""), kind, info.required, default, info.name))
     return tuple(found)
 
 
@@ -117,30 +124,42 @@ def _unwrap(hint: Any) -> tuple[Any, Key | None, Kind | None]:
     return hint, key, kind
 
 
-def read(table: type[T], raw: Mapping[str, Any], path: KeyPath = ()) -> tuple[T | None, list[Mistake]]:
-    """Reads one TOML table. Returns the struct (None when anything is wrong) and every mistake, deepest first."""
+Headers = Mapping[str, Collection[str]]
+"""Header of a table, `[buffer]` or `[[device]]` → the keys that belong there."""
+
+
+def read(
+    table: type[T], raw: Mapping[str, Any], path: KeyPath = (), elsewhere: Headers | None = None
+) -> tuple[T | None, list[Mistake]]:
+    """Reads one TOML table. Returns the struct (None when anything is wrong) and every mistake, deepest first.
+
+    `elsewhere` names other tables of the file, for keys that stand in the wrong one.
+    """
     mistakes: list[Mistake] = []
     declared = fields(table)
-    spelled: dict[str, str] = {}
-    for field in declared:
-        for word in (field.name, *field.key.alias):
-            if word in raw:
-                if field.name in spelled.values():
-                    mistakes.append(Mistake((*path, word), f"`{word}` says the same as `{field.name}`; keep one"))
-                spelled[word] = field.name
-    known = [field.name for field in declared]
+    words = {word: field.name for field in declared for word in (field.name, *field.key.alias)}
+    given: dict[str, str] = {}
     for word in raw:
-        if word not in spelled:
-            mistakes.append(Mistake((*path, word), f"unknown key `{word}`{nearest(word, known)}"))
-    given = {name: (word, raw[word]) for word, name in spelled.items()}
-    values: dict[str, Any] = {}
+        name = words.get(word)
+        if name is not None and name in given:
+            mistakes.append(Mistake((*path, word), f"`{word}` says the same as `{given[name]}`; keep one"))
+        elif name is not None:
+            given[name] = word
+    missing = [field for field in declared if field.required and field.name not in given]
+    for word in raw:
+        if word not in words:
+            meant = words.get(closest(word, [each for each, name in words.items() if name not in given]), "")
+            # a misspelt key is one mistake, not also a missing one
+            missing = [field for field in missing if field.name != meant]
+            mistakes.append(Mistake((*path, word), _unknown((*path, word), meant, declared, elsewhere or {})))
+    mistakes += [Mistake(path, f"`{field.name}` is missing: {field.key.doc}") for field in missing]
+    inside = {**(elsewhere or {}), header(path): words} if path else elsewhere or {}
+    values = {}
     for field in declared:
-        if field.name not in given:
-            if field.required:
-                mistakes.append(Mistake(path, f"`{field.name}` is missing: {field.key.doc}"))
-            continue
-        word, value = given[field.name]
-        values[field.name] = _value(field.type, field.key, field.kind, value, (*path, word), mistakes)
+        if field.name in given:
+            word = given[field.name]
+            place = _Place((*path, word), field.key, mistakes, inside)
+            values[field.attribute] = _value(field.type, field.kind, raw[word], place)
     if mistakes:
         return None, mistakes
     result = table(**values)
@@ -148,113 +167,154 @@ def read(table: type[T], raw: Mapping[str, Any], path: KeyPath = ()) -> tuple[T 
     return (None if mistakes else result), mistakes
 
 
-def _value(hint: Any, key: Key, kind: Kind | None, raw: Any, path: KeyPath, mistakes: list[Mistake]) -> Any:
-    """One value of any declared type; what is wrong goes to `mistakes` and the answer is then of no use."""
+def header(path: KeyPath) -> str:
+    """How the table at this path is opened: `[uplink]`, `[[device.points]]`."""
+    name = ".".join(part for part in path if isinstance(part, str))
+    return f"[[{name}]]" if path and isinstance(path[-1], int) else f"[{name}]"
+
+
+def _unknown(path: KeyPath, meant: str, declared: Sequence[Field], elsewhere: Headers) -> str:
+    word, table = str(path[-1]), path[:-1]
+    known = [field.name for field in declared]
+    if f"{word}_file" in known:
+        return f"secrets do not stand in this file: write it to a file of its own and name that: `{word}_file = …`"
+    for outer in (header(table[:n]) for n in range(len(table) - 1, 0, -1)):
+        if word in elsewhere.get(outer, ()):
+            return f"`{word}` is a key of {outer}, not of {header(table)}: a key belongs to the last header above it"
+    for other, keys in elsewhere.items():
+        if word in keys:
+            return f"`{word}` is a key of {other}"
+    return f"unknown key `{word}`{f'; did you mean `{meant}`?' if meant else nearest(word, known)}"
+
+
+class _Place(NamedTuple):
+    """What a value needs to know of where it stands, and where its mistakes go."""
+
+    path: KeyPath
+    key: Key
+    mistakes: list[Mistake]
+    elsewhere: Headers
+
+    def inner(self, step: str | int) -> _Place:
+        return self._replace(path=(*self.path, step))
+
+    def complain(self, message: str) -> None:
+        self.mistakes.append(Mistake(self.path, message))
+
+    def wrong(self, expected: str, raw: Any) -> None:
+        self.complain(f"expected {expected}, not {_described(raw)}")
+
+
+def _value(hint: Any, kind: Kind | None, raw: Any, place: _Place) -> Any:
+    """One value of any declared type; what is wrong goes to the mistakes and the answer is then of no use."""
     hint, inner_key, inner_kind = _unwrap(hint)
-    key, kind = inner_key or key, inner_kind or kind
+    place, kind = place._replace(key=inner_key or place.key), inner_kind or kind
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
-        return _union(hint, key, kind, raw, path, mistakes)
+        return _union(hint, kind, raw, place)
     if kind is not None:
-        return _bounded(_with_unit(kind, raw, path, mistakes), key, path, mistakes, kind)
+        return _bounded(_with_unit(kind, raw, place), place, kind)
     if origin is tuple:
-        if not isinstance(raw, list):
-            return _wrong("a list [ … ]", raw, path, mistakes)
         item = typing.get_args(hint)[0]
-        return tuple(_value(item, key, None, each, (*path, i), mistakes) for i, each in enumerate(raw))
+        if isinstance(raw, dict) and isinstance(item, type) and issubclass(item, Table):
+            return place.complain(f"there can be several: write [{header(place.path)}] with two brackets")
+        if not isinstance(raw, list):
+            return place.wrong("a list [ … ]", raw)
+        return tuple(_value(item, None, each, place.inner(i)) for i, each in enumerate(raw))
     if origin in (dict, Mapping):
         if not isinstance(raw, dict):
-            return _wrong("a table { … }", raw, path, mistakes)
+            return place.wrong("a table { … }", raw)
         item = typing.get_args(hint)[1]
-        return {word: _value(item, key, None, each, (*path, word), mistakes) for word, each in raw.items()}
+        return {word: _value(item, None, each, place.inner(word)) for word, each in raw.items()}
     if origin is Literal:
-        return _choice(typing.get_args(hint), raw, path, mistakes)
+        return _choice(typing.get_args(hint), raw, place)
     if isinstance(hint, type):
-        return _plain(hint, key, raw, path, mistakes)
+        return _plain(hint, raw, place)
     raise TypeError(f"{hint!r} cannot be a configuration value")
 
 
-def _plain(hint: type, key: Key, raw: Any, path: KeyPath, mistakes: list[Mistake]) -> Any:
+def _plain(hint: type, raw: Any, place: _Place) -> Any:
     if issubclass(hint, Table):
+        if isinstance(raw, list) and raw and isinstance(raw[0], dict):
+            return place.complain(f"there is only one: write {header(place.path)} with single brackets")
         if not isinstance(raw, dict):
-            return _wrong("a table { … }", raw, path, mistakes)
-        result, inner = read(hint, raw, path)
-        mistakes += inner
+            return place.wrong("a table { … }", raw)
+        result, inner = read(hint, raw, place.path, place.elsewhere)
+        place.mistakes.extend(inner)
         return result
     if issubclass(hint, enum.StrEnum):
-        chosen = _choice(tuple(str(member.value) for member in hint), raw, path, mistakes)
+        chosen = _choice(tuple(str(member.value) for member in hint), raw, place)
         return hint(chosen) if chosen is not None else None
     if hint is Path:
-        return Path(raw) if isinstance(raw, str) and raw else _wrong("a path in quotes", raw, path, mistakes)
-    if hint is float and isinstance(raw, int) and not isinstance(raw, bool):
+        return Path(raw) if isinstance(raw, str) and raw else place.wrong("a path in quotes", raw)
+    if hint is float and type(raw) is int and abs(raw) < 2**63:
         raw = float(raw)
     names = {str: "text in quotes", bool: "true or false", int: "a whole number", float: "a number"}
-    if type(raw) is not hint:
-        return _wrong(names[hint], raw, path, mistakes)
+    if type(raw) is not hint or (type(raw) is float and not math.isfinite(raw)):
+        return place.wrong(names[hint], raw)
     if isinstance(raw, str):
-        if key.pattern and not re.fullmatch(key.pattern, raw):
-            mistakes.append(Mistake(path, f"{raw!r} does not fit: {key.doc} (pattern {key.pattern})"))
+        if place.key.pattern and not re.fullmatch(place.key.pattern, raw):
+            place.complain(f"{toml(raw)} does not fit: {place.key.doc} (pattern {place.key.pattern})")
         return raw
-    return raw if hint is bool else _bounded(raw, key, path, mistakes)
+    return raw if hint is bool else _bounded(raw, place)
 
 
-def _union(hint: Any, key: Key, kind: Kind | None, raw: Any, path: KeyPath, mistakes: list[Mistake]) -> Any:
+def _union(hint: Any, kind: Kind | None, raw: Any, place: _Place) -> Any:
     """`X | None` and unions of plain types: the first arm that takes the value; else the arm of its own type speaks."""
     arms = [arm for arm in typing.get_args(hint) if arm is not type(None)]
     complaints: list[list[Mistake]] = []
     for arm in arms:
         found: list[Mistake] = []
-        value = _value(arm, key, kind if len(arms) == 1 else None, raw, path, found)
+        value = _value(arm, kind if len(arms) == 1 else None, raw, place._replace(mistakes=found))
         if not found:
             return value
         complaints.append(found)
     # the arm that went deepest is the one that was meant
-    mistakes += max(complaints, key=lambda found: max(len(m.path) for m in found))
+    place.mistakes.extend(max(complaints, key=lambda found: max(len(m.path) for m in found)))
     return None
 
 
-def _with_unit(kind: Kind, raw: Any, path: KeyPath, mistakes: list[Mistake]) -> Any:
-    if isinstance(raw, int | float) and not isinstance(raw, bool) and raw >= 0:
+def _with_unit(kind: Kind, raw: Any, place: _Place) -> float | int | None:
+    if isinstance(raw, int | float) and not isinstance(raw, bool) and 0 <= raw < 2**63:
         return float(raw) if kind is Kind.DURATION else int(raw)
     match = _NUMBER_AND_UNIT.fullmatch(raw) if isinstance(raw, str) else None
     if match is None:
-        return _wrong(kind.value, raw, path, mistakes)
+        return place.wrong(kind.value, raw)
     number, unit = match.groups()
     units: Mapping[str, float] = _DURATIONS if kind is Kind.DURATION else _SIZES
     if unit not in units:
         folded = {name.lower(): name for name in units}
         hint = f"; did you mean `{folded[unit.lower()]}`?" if unit.lower() in folded else f"; known: {', '.join(units)}"
-        mistakes.append(Mistake(path, f"{raw!r}: unknown unit `{unit}`{hint}"))
-        return None
+        return place.complain(f"{toml(raw)}: unknown unit `{unit}`{hint}")
     total = float(number) * units[unit]
+    if total >= 2**63:
+        return place.wrong(kind.value, raw)
     return total if kind is Kind.DURATION else int(total)
 
 
-def _bounded(value: Any, key: Key, path: KeyPath, mistakes: list[Mistake], kind: Kind | None = None) -> Any:
+def _bounded(value: Any, place: _Place, kind: Kind | None = None) -> Any:
     if value is None:
         return None
-    low, high = key.min, key.max
+    low, high = place.key.min, place.key.max
     if (low is not None and value < low) or (high is not None and value > high):
         shows: dict[Kind | None, Callable[[float], str]] = {Kind.DURATION: duration_text, Kind.SIZE: size_text}
         show = shows.get(kind, str)
         at_least = [f"at least {show(low)}"] if low is not None else []
         at_most = [f"at most {show(high)}"] if high is not None else []
         limits = " and ".join(at_least + at_most)
-        mistakes.append(Mistake(path, f"{show(value)} is out of bounds: {limits}"))
+        place.complain(f"{show(value)} is out of bounds: {limits}")
     return value
 
 
-def _choice(options: Sequence[Any], raw: Any, path: KeyPath, mistakes: list[Mistake]) -> Any:
-    if raw in options and not (isinstance(raw, bool) and not any(option is raw for option in options)):
-        return raw
+def _choice(options: Sequence[Any], raw: Any, place: _Place) -> Any:
+    # 1 == True: a choice is the same value of the same type
+    for option in options:
+        if type(option) is type(raw) and option == raw:
+            return option
     shown = ", ".join(toml(option) for option in options)
-    close = nearest(raw, [o for o in options if isinstance(o, str)]) if isinstance(raw, str) else ""
-    mistakes.append(Mistake(path, f"{toml(raw)} is not one of {shown}{close}"))
+    close = closest(raw, [o for o in options if isinstance(o, str)]) if isinstance(raw, str) else ""
+    place.complain(f"{_described(raw)} is not one of {shown}{f'; did you mean `{close}`?' if close else ''}")
     return None
-
-
-def _wrong(expected: str, raw: Any, path: KeyPath, mistakes: list[Mistake]) -> None:
-    mistakes.append(Mistake(path, f"expected {expected}, not {_described(raw)}"))
 
 
 def _described(raw: Any) -> str:
@@ -265,13 +325,19 @@ def _described(raw: Any) -> str:
     return toml(raw)
 
 
+def closest(word: str, known: Iterable[str]) -> str:
+    """The known word that was probably meant; empty when none is close."""
+    folded = {each.lower(): each for each in known}
+    close = difflib.get_close_matches(word.lower(), list(folded), n=1, cutoff=0.6)
+    return folded[close[0]] if close else ""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """`"; did you mean `x`?"` where something known is close, else a list of what is known (or nothing)."""
     known = list(known)
-    folded = {each.lower(): each for each in known}
-    close = difflib.get_close_matches(word.lower(), list(folded), n=1, cutoff=0.6)
+    close = closest(word, known)
     if close:
-        return f"; did you mean `{folded[close[0]]}`?"
+        return f"; did you mean `{close}`?"
     return f"; known: {', '.join(known)}" if known else ""
 
 

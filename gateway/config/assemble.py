@@ -1,0 +1,233 @@
+"""Pure: document → `Config`, or every mistake in it.
+
+What one table may hold is said by its declaration and found by `settings.read`. Here is what holds between tables:
+devices refer to buses and take the shape of their bus's kind, names are unique, keys that stand in the wrong table are
+told where they belong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+
+from gateway.buffer.config import BufferSettings
+from gateway.config.schema import LISTS, TABLES, BusConfig, Config, GatewaySettings
+from gateway.connectors.base import AnyKind
+from gateway.connectors.registry import Registry
+from gateway.errors import ConfigError
+from gateway.points import Bus, Device
+from gateway.settings import KeyPath, Mistake, Table, closest, fields, header, nearest, read
+from gateway.uplink.config import UplinkSettings
+
+T = TypeVar("T", bound=Table)
+Row = tuple[int, dict[str, Any]]
+
+# systemd sets these from StateDirectory= and RuntimeDirectory=; what the file says wins
+_FROM_SYSTEMD = {"state_dir": "STATE_DIRECTORY", "runtime_dir": "RUNTIME_DIRECTORY"}
+
+
+class Assembled(NamedTuple):
+    """`config` is None when there are mistakes; `tables` is every table that could be read, by its path."""
+
+    config: Config | None
+    tables: dict[KeyPath, Table]
+    mistakes: list[Mistake]
+
+
+def assemble(
+    document: Mapping[str, Any], environ: Mapping[str, str], registry: Registry, line_of: Callable[[KeyPath], int]
+) -> Assembled:
+    """Nothing stops at the first mistake."""
+    one = _Assembly(document, registry, line_of)
+    one.read_all()
+    config = None if one.mistakes else one.config(environ)
+    return Assembled(config, one.tables, one.mistakes)
+
+
+class _Assembly:
+    def __init__(self, document: Mapping[str, Any], registry: Registry, line_of: Callable[[KeyPath], int]) -> None:
+        self._document = document
+        self._registry = registry
+        self._line_of = line_of
+        self.mistakes: list[Mistake] = []
+        self.tables: dict[KeyPath, Table] = {}
+        self._buses = self._rows("bus")
+        self._devices = self._rows("device")
+        self._kinds = {i: kind for i, raw in self._buses if (kind := self._kind(i, raw)) is not None}
+        self._bus_of: dict[int, int] = {}
+        """Number of a device → number of its bus."""
+        self._headers = self._all_headers()
+
+    def read_all(self) -> None:
+        self._root()
+        for name, table in TABLES:
+            raw = self._document.get(name, {})
+            if isinstance(raw, dict):
+                self._read((name,), table, raw)
+            else:
+                shape = "with single brackets" if isinstance(raw, list) else "and its keys below"
+                self._wrong((name,), f"there is only one: write [{name}] {shape}")
+        for i, raw in self._buses:
+            if i in self._kinds:
+                self._read(("bus", i), self._kinds[i].bus, raw)
+        for i, raw in self._devices:
+            self._device(i, raw)
+        self._unique(self._buses, ("bus",), "a bus")
+        self._unique(self._devices, ("device",), "a device")
+        for i, raw in self._devices:
+            points = raw.get("points")
+            if isinstance(points, list):
+                named = [(n, point) for n, point in enumerate(points) if isinstance(point, dict)]
+                self._unique(named, ("device", i, "points"), "a point of this device")
+
+    def config(self, environ: Mapping[str, str]) -> Config:
+        """Only when there are no mistakes."""
+        on: dict[int, list[Device]] = {i: [] for i, _ in self._buses}
+        for number, its_bus in self._bus_of.items():
+            device = self._got(Device, "device", number)
+            if device.enabled:
+                on[its_bus].append(device)
+        buses = tuple(
+            BusConfig(kind, bus, tuple(on[i]))
+            for i, kind in self._kinds.items()
+            if (bus := self._got(Bus, "bus", i)).enabled
+        )
+        gateway = self._got(GatewaySettings, "gateway")
+        said = self._document.get("gateway", {})
+        given = {key: environ.get(name, "").split(":")[0] for key, name in _FROM_SYSTEMD.items() if key not in said}
+        gateway = msgspec.structs.replace(gateway, **{key: Path(path) for key, path in given.items() if path})
+        buffer = self._got(BufferSettings, "buffer")
+        if "path" not in self._document.get("buffer", {}):
+            buffer = msgspec.structs.replace(buffer, path=gateway.state_dir)
+        return Config(gateway, buffer, self._got(UplinkSettings, "uplink"), buses)
+
+    # ── tables ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _wrong(self, path: KeyPath, message: str) -> None:
+        self.mistakes.append(Mistake(path, message))
+
+    def _read(self, path: KeyPath, table: type[T], raw: Mapping[str, Any]) -> list[Mistake]:
+        result, mistakes = read(table, raw, path, self._headers)
+        self.mistakes += mistakes
+        if result is not None:
+            self.tables[path] = result
+        return mistakes
+
+    def _got(self, table: type[T], *path: str | int) -> T:
+        found = self.tables[path]
+        assert isinstance(found, table), "it was read with this declaration"
+        return found
+
+    def _root(self) -> None:
+        known = [*(name for name, _ in TABLES), *LISTS]
+        for word in self._document:
+            if word in known:
+                continue
+            places = [place for place, words in self._headers.items() if word in words]
+            if closest(word, known) or not places:
+                self._wrong((word,), f"unknown table or key `{word}`{nearest(word, known)}")
+            else:
+                self._wrong((word,), f"`{word}` is a key of {places[0]}; it stands below no such header here")
+
+    def _rows(self, name: str) -> list[Row]:
+        """The tables of a [[list]], numbered."""
+        raw = self._document.get(name, [])
+        if isinstance(raw, dict):
+            self._wrong((name,), f"there can be several: write [[{name}]] with two brackets")
+            return [(0, raw)]
+        if not isinstance(raw, list) or not all(isinstance(row, dict) for row in raw):
+            self._wrong((name,), f"expected tables: write [[{name}]] above the keys of each")
+            return []
+        return list(enumerate(raw))
+
+    def _all_headers(self) -> dict[str, set[str]]:
+        """Which keys belong where, for those that stand in the wrong table."""
+        shapes: list[tuple[KeyPath, type[Table]]] = [((name,), table) for name, table in TABLES]
+        for kind in self._kinds.values():
+            shapes += [(("bus", 0), kind.bus), (("device", 0), kind.device)]
+        found: dict[str, set[str]] = {}
+        for path, shape in shapes:
+            found.setdefault(header(path), set()).update(_words(shape))
+        return found
+
+    # ── what holds between tables ────────────────────────────────────────────────────────────────────────────────
+
+    def _kind(self, i: int, raw: Mapping[str, Any]) -> AnyKind | None:
+        name = raw.get("kind")
+        if name is None:
+            known = ", ".join(self._registry.names())
+            misspelt = closest("kind", (word for word in raw if word not in _words(Bus)))
+            if misspelt:
+                self._wrong(("bus", i, misspelt), f"unknown key `{misspelt}`; did you mean `kind`?")
+            else:
+                self._wrong(("bus", i), f"`kind` is missing: which connector speaks on it; known: {known}")
+        elif not isinstance(name, str):
+            self._wrong(("bus", i, "kind"), "expected text in quotes")
+        else:
+            try:
+                return self._registry.kind(name)
+            except ConfigError as error:
+                self._wrong(("bus", i, "kind"), error.problems[0])
+        return None
+
+    def _device(self, i: int, raw: Mapping[str, Any]) -> None:
+        bus = self._bus(i, raw)
+        if bus is None or bus not in self._kinds:
+            return
+        self._bus_of[i] = bus
+        kind = self._kinds[bus]
+        other = self._better_kind(raw, kind) if raw.get("bus") == self._buses[bus][1].get("name") else None
+        if other is None:
+            self._read(("device", i), kind.device, raw)
+            return
+        there = ", ".join(f'"{row.get("name")}"' for n, row in self._buses if self._kinds.get(n) is other)
+        foreign = ", ".join(f"`{word}`" for word in raw if word not in _words(kind.device))
+        self._wrong(
+            ("device", i, "bus"),
+            f'bus "{raw["bus"]}" is of kind {kind.name}, and {foreign} belongs to a device of kind {other.name}; '
+            f"such a bus is {there}",
+        )
+
+    def _bus(self, i: int, raw: Mapping[str, Any]) -> int | None:
+        """The bus that a device refers to, or probably means: so that the rest of it can be checked all the same."""
+        numbers = {row["name"]: n for n, row in reversed(self._buses) if isinstance(row.get("name"), str)}
+        name = raw.get("bus")
+        if name is None:
+            # the shape that fits best will say that `bus` is missing, and what else is wrong
+            strange = {n: sum(word not in _words(kind.device) for word in raw) for n, kind in self._kinds.items()}
+            if strange:
+                return min(strange, key=lambda n: strange[n])
+            self._wrong(("device", i), "`bus` is missing: name of the [[bus]] it sits on")
+            return None
+        if not isinstance(name, str):
+            self._wrong(("device", i, "bus"), "expected the name of a [[bus]] in quotes")
+            return None
+        if name in numbers:
+            return numbers[name]
+        hint = nearest(name, numbers) if numbers else "; there is no [[bus]] in this file"
+        self._wrong(("device", i, "bus"), f'no [[bus]] is named "{name}"{hint}')
+        return numbers.get(closest(name, numbers))
+
+    def _better_kind(self, raw: Mapping[str, Any], kind: AnyKind) -> AnyKind | None:
+        """Another kind in this file that knows all keys of a device, when its own bus's kind does not."""
+        if all(word in _words(kind.device) for word in raw):
+            return None
+        fitting = (other for other in self._kinds.values() if all(word in _words(other.device) for word in raw))
+        return next(fitting, None)
+
+    def _unique(self, rows: Iterable[Row], path: KeyPath, what: str) -> None:
+        first: dict[str, int] = {}
+        for i, row in rows:
+            name = row.get("name")
+            if isinstance(name, str) and first.setdefault(name, i) != i:
+                self._wrong(
+                    (*path, i, "name"),
+                    f'"{name}" is already the name of {what}, in line {self._line_of((*path, first[name]))}',
+                )
+
+
+def _words(table: type[Table]) -> set[str]:
+    return {word for field in fields(table) for word in (field.name, *field.key.alias)}

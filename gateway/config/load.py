@@ -1,0 +1,79 @@
+"""Reads a configuration file: all of its mistakes in one run, each with its place, or a `Config`.
+
+The tables `[gateway]`, `[buffer]` and `[uplink]` have one shape each. `[[bus]]` and `[[device]]` have the shape that
+their kind of bus declares; only kinds that the file names are imported. A file without buses or endpoints is valid.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from gateway.config.assemble import assemble
+from gateway.config.positions import Place, scan, syntax_error
+from gateway.config.problems import Problem, Source
+from gateway.config.schema import Config
+from gateway.config.warnings import warnings
+from gateway.connectors.registry import Registry
+from gateway.errors import ConfigError
+
+
+class Report(NamedTuple):
+    """What `check` found; `config` is None when there are mistakes."""
+
+    config: Config | None
+    mistakes: tuple[Problem, ...]
+    warnings: tuple[Problem, ...]
+
+
+def load(path: Path, environ: Mapping[str, str], registry: Registry | None = None) -> Config:
+    """The configuration of this file; `environ` is the process's environment.
+
+    Raises:
+        ConfigError: every mistake, sorted by line.
+    """
+    report = check(path, environ, registry)
+    if report.config is None:
+        raise ConfigError(tuple(str(problem) for problem in report.mistakes))
+    return report.config
+
+
+def check(path: Path, environ: Mapping[str, str], registry: Registry | None = None) -> Report:
+    """Every mistake and every warning of this file, sorted by line."""
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        return _unusable(Source(str(path)), Place(1, 1), f"cannot be read: {error.strerror}")
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = raw[: error.start].decode("utf-8")
+        place = Place(before.count("\n") + 1, len(before) - before.rfind("\n"))
+        shown = Source(str(path), raw.decode("utf-8", "replace"))
+        return _unusable(shown, place, "the file is not UTF-8 text; save it as UTF-8")
+    return check_text(text, str(path), environ, registry or Registry())
+
+
+def check_text(text: str, file: str, environ: Mapping[str, str], registry: Registry) -> Report:
+    """Like `check`, of a text that is already here; `file` is what problems call it."""
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        return _unusable(Source(file, text), *syntax_error(text, error))
+    except RecursionError:
+        return _unusable(Source(file, text), Place(1, 1), "brackets are nested too deeply")
+    source = Source(file, text, document, scan(text))
+    config, tables, mistakes = assemble(document, environ, registry, lambda path: source.at(path).line)
+    if config is None:
+        return Report(None, _sorted(source.problem(*mistake) for mistake in mistakes), ())
+    return Report(config, (), _sorted(source.problem(*each) for each in warnings(config, tables, source)))
+
+
+def _unusable(source: Source, place: Place, message: str) -> Report:
+    return Report(None, (source.problem_at(place, message),), ())
+
+
+def _sorted(problems: Iterable[Problem]) -> tuple[Problem, ...]:
+    return tuple(sorted(dict.fromkeys(problems), key=lambda problem: (problem.place, problem.message)))

@@ -1,0 +1,92 @@
+"""Pure: mistakes and warnings for people: `file:line:column: key path: message`, and the line underlined."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from gateway.config.positions import START, Place, secret
+from gateway.settings import KeyPath
+
+_ASSIGNED = re.compile(r"(?P<key>[A-Za-z0-9_.\"'-]+)(?P<sign>\s*[=:]+\s*)(?P<value>\"[^\"]*\"?|'[^']*'?|[^,}\s]+)")
+
+
+class Problem(NamedTuple):
+    """One thing to change (a mistake) or to look at (a warning) in a configuration file."""
+
+    file: str
+    place: Place
+    key: str
+    """Path of the key with the names of the tables it stands in: `device.meter-1.points.voltage.unit`."""
+    message: str
+    source: str
+    """The line as written, secrets left out."""
+
+    def __str__(self) -> str:
+        key = f"{self.key}: " if self.key else ""
+        return f"{self.file}:{self.place.line}:{self.place.column}: {key}{self.message}"
+
+    def underlined(self) -> str:
+        """The problem, and below it the line with the place marked."""
+        if not self.source.strip():
+            return str(self)
+        number = f"{self.place.line:>5}"
+        column = self.place.column - 1
+        # tabs stay tabs, so that the mark stands where the terminal shows the key
+        indent = "".join("\t" if char == "\t" else " " for char in self.source[:column]).ljust(column)
+        length = max(1, min(self.place.length, len(self.source) - column))
+        return f"{self}\n{number} | {self.source}\n{' ' * len(number)} | {indent}{'^' * length}"
+
+
+class Source:
+    """A file's text with the places of its keys: turns paths into problems."""
+
+    def __init__(
+        self,
+        file: str,
+        text: str = "",
+        document: Mapping[str, Any] | None = None,
+        places: Mapping[KeyPath, Place] | None = None,
+    ) -> None:
+        self._file = file
+        self._lines = text.replace("\r\n", "\n").split("\n")
+        self._document = document or {}
+        self._places = places or {}
+
+    def at(self, path: KeyPath) -> Place:
+        """The place of a path, or of the nearest table around it that is written down."""
+        for length in range(len(path), 0, -1):
+            if path[:length] in self._places:
+                return self._places[path[:length]]
+        return START
+
+    def problem(self, path: KeyPath, message: str) -> Problem:
+        return self.problem_at(self.at(path), message, self._name(path))
+
+    def problem_at(self, place: Place, message: str, key: str = "") -> Problem:
+        line = self._lines[place.line - 1] if place.line <= len(self._lines) else ""
+        return Problem(self._file, place, key, message, masked(line))
+
+    def under_header(self, path: KeyPath) -> bool:
+        """The table at this path was opened by a header of its own, not in braces."""
+        return self._lines[self.at(path).line - 1].lstrip().startswith("[")
+
+    def _name(self, path: KeyPath) -> str:
+        words = []
+        at: Any = self._document
+        for step in path:
+            try:
+                at = at[step]
+            except (KeyError, IndexError, TypeError):
+                at = None
+            name = at.get("name") if isinstance(step, int) and isinstance(at, dict) else None
+            words.append(str(step) if isinstance(step, str) else name if isinstance(name, str) else f"#{step + 1}")
+        return ".".join(words)
+
+
+def masked(line: str) -> str:
+    """The line without the values of keys that hold secrets."""
+    return _ASSIGNED.sub(
+        lambda found: f"{found['key']}{found['sign']}…" if secret(found["key"]) else found.group(), line
+    )

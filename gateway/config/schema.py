@@ -1,0 +1,67 @@
+"""Pure: the whole configuration, assembled from what each stage declares."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from gateway.buffer.config import BufferSettings
+from gateway.connectors.base import AnyKind
+from gateway.points import Bus, Device
+from gateway.settings import ID_PATTERN, Key, Table
+from gateway.uplink.config import UplinkSettings
+
+
+class GatewaySettings(Table, frozen=True, kw_only=True):
+    """The daemon itself."""
+
+    name: Annotated[
+        str, Key("what status and logs call this gateway; without it the host name", pattern=ID_PATTERN)
+    ] = ""
+    state_dir: Annotated[
+        Path, Key("what must survive a reboot: buffer, command journal; under systemd its StateDirectory")
+    ] = Path("/var/lib/gateway")
+    runtime_dir: Annotated[
+        Path, Key("what must survive a restart: flight ring, control socket; under systemd its RuntimeDirectory")
+    ] = Path("/run/gateway")
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Key("the least that is logged")] = "info"
+
+
+TABLES: tuple[tuple[str, type[Table]], ...] = (
+    ("gateway", GatewaySettings),
+    ("buffer", BufferSettings),
+    ("uplink", UplinkSettings),
+)
+"""The tables that exist once, in the order of the example file."""
+LISTS = ("bus", "device")
+"""The tables that exist many times, each shaped by its kind of bus."""
+
+
+class BusConfig(msgspec.Struct, frozen=True):
+    """One bus that is in use, and the devices in use on it."""
+
+    kind: AnyKind
+    bus: Any
+    """The kind's own struct of the bus, a `Bus`."""
+    devices: tuple[Any, ...]
+    """The kind's own structs, each a `Device`."""
+
+    @property
+    def name(self) -> str:
+        bus: Bus = self.bus
+        return bus.name
+
+
+class Config(msgspec.Struct, frozen=True):
+    """All that the daemon is told. Buses and devices that are switched off are not in it."""
+
+    gateway: GatewaySettings
+    buffer: BufferSettings
+    uplink: UplinkSettings
+    buses: tuple[BusConfig, ...]
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        return tuple(device for bus in self.buses for device in bus.devices)

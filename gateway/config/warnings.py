@@ -1,0 +1,72 @@
+"""What a configuration allows and its author probably did not mean. Looks at the files that hold secrets; else pure."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from gateway.config.positions import secret
+from gateway.config.problems import Source
+from gateway.config.schema import Config
+from gateway.settings import KeyPath, Mistake, Table, fields, header
+
+
+def warnings(config: Config, tables: Mapping[KeyPath, Table], source: Source) -> Iterator[Mistake]:
+    """Everything to look at, in no particular order."""
+    for path, table in tables.items():
+        for inner_path, inner in _within(path, table):
+            yield from (Mistake((*inner_path, *each.path), each.message) for each in inner.warnings())
+            yield from _secrets(inner_path, inner)
+            yield from _strays(inner_path, inner, source)
+    paths = {id(table): path for path, table in tables.items()}
+    for each in config.buses:
+        path = paths[id(each.bus)]
+        if not each.devices:
+            yield Mistake(path, "no device is in use on this bus")
+        if each.kind.check is not None:
+            yield from (Mistake(path, text) for text in each.kind.check(each.bus, each.devices))
+    if not config.buses:
+        yield Mistake((), "waiting for configuration: there is no [[bus]] to read from")
+    if not config.uplink.endpoints:
+        yield Mistake(("uplink",), "waiting for configuration: there is no [[uplink.endpoint]] to deliver to")
+
+
+def _within(path: KeyPath, table: Table) -> Iterator[tuple[KeyPath, Table]]:
+    """The table and every table in it, with paths as the file spells them."""
+    yield path, table
+    for field in fields(type(table)):
+        value = getattr(table, field.attribute)
+        for step, inner in enumerate(value) if isinstance(value, tuple) else ((None, value),):
+            if isinstance(inner, Table):
+                yield from _within((*path, field.name) if step is None else (*path, field.name, step), inner)
+
+
+def _secrets(path: KeyPath, table: Table) -> Iterator[Mistake]:
+    for field in fields(type(table)):
+        value = getattr(table, field.attribute)
+        if not field.name.endswith("_file") or not isinstance(value, Path):
+            continue
+        if not secret(field.name.removesuffix("_file")):
+            continue
+        try:
+            mode = value.stat().st_mode
+        except OSError as error:
+            yield Mistake((*path, field.name), f"{value} cannot be read from here: {error.strerror}")
+        else:
+            if mode & (stat.S_IROTH | stat.S_IWOTH):
+                yield Mistake((*path, field.name), f"everybody on this machine can read {value}: chmod 600 {value}")
+
+
+def _strays(path: KeyPath, table: Table, source: Source) -> Iterator[Mistake]:
+    """Keys of this table that were written below the header of a free table (`tags`) and so became part of it."""
+    known = {field.name for field in fields(type(table))}
+    for field in fields(type(table)):
+        value = getattr(table, field.attribute)
+        if isinstance(value, dict) and source.under_header((*path, field.name)):
+            for word in known.intersection(value):
+                here = header((*path, field.name))
+                yield Mistake(
+                    (*path, field.name, word),
+                    f"is taken as a word of {here}; if the key of {header(path)} is meant, write it above {here}",
+                )

@@ -5,9 +5,11 @@ A connector's own structs extend these: `class ModbusPoint(Point): address: …`
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Annotated
 
+from gateway.codec import units
 from gateway.model import Lane
 from gateway.settings import ID_PATTERN, Duration, Key, Mistake, Table
 
@@ -48,6 +50,24 @@ class Point(Table, frozen=True, kw_only=True):
     expire_after: Annotated[Duration | None, Key("without news for this long the point is bad:stale")] = None
     lane: Annotated[Lane, Key("`alarm` overtakes readings and is committed to disk at once")] = Lane.LIVE
     write: Annotated[WriteLimits | None, Key("allows commands to write this point, within limits")] = None
+
+    def mistakes(self) -> Iterable[Mistake]:
+        for key in ("scale", "offset", "min", "max", "deadband"):
+            number = getattr(self, key)
+            if number is not None and not math.isfinite(number):
+                yield Mistake((key,), f"{number} is not a number to calculate with")
+        if self.scale == 0:
+            yield Mistake(("scale",), "scale 0 would make every value the same")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            yield Mistake(("min",), f"min {self.min:g} is larger than max {self.max:g}")
+        if self.min_interval is not None and self.max_interval is not None and self.min_interval > self.max_interval:
+            yield Mistake(("min_interval",), "min_interval is longer than max_interval")
+        if self.convert:
+            try:
+                # where the source itself names the unit, only the target can be judged
+                units.convert(self.unit or self.convert, self.convert)
+            except ValueError as error:
+                yield Mistake(("convert",), str(error))
 
 
 class Device(Table, frozen=True, kw_only=True):

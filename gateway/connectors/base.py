@@ -7,7 +7,7 @@ when the medium is gone and the supervisor builds a new connector, for ever, bac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
@@ -46,6 +46,13 @@ class Ledger(Protocol):
 
     def forget(self, origins: Sequence[Origin]) -> None:
         """The source has proved that it will not send these again."""
+
+    def keep_only(self, session: bytes, origins: Collection[Origin]) -> None:
+        """The source has proved that of this session it can send at most these again: all others are forgotten.
+
+        Called with none when a source has lost its session; else what a killed process had acknowledged without
+        living to see the proof would be remembered for ever.
+        """
 
 
 class Tools(NamedTuple):

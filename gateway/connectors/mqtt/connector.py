@@ -1,0 +1,295 @@
+"""The MQTT connector: subscribes, maps, emits, and acknowledges what is stored.
+
+The promise (QoS 1): a message is acknowledged to the broker when all its samples are on disk or at the sink, and not a
+moment earlier. What each message goes through:
+
+    arrives ── no device, no point, rejected ────────────────────────────────▶ PUBACK
+       │
+       ├── DUP, and the ledger has seen it ── held until the ledger says settled ──▶ PUBACK (not emitted again)
+       └── emitted with its origin ────────── `settled` is called ─────────────────▶ PUBACK
+                                                                                       │
+                           PINGREQ after the PUBACK … PINGRESP ──▶ the ledger may forget the origin
+
+An origin names the session (a hash of broker and client id), the packet id, and the content. A packet id that comes
+without DUP is a new message, whatever the ledger holds: the broker has used the number again, so it has seen the old
+PUBACK or lost the old session. When a connection ends, `run` raises LinkError; the ledger carries what must survive to
+the next connector, acknowledgements do not.
+
+All messages of one read are mapped together and emitted in one call; they settle together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Sequence
+from functools import partial
+from hashlib import blake2b
+from pathlib import Path
+
+from gateway.connectors.base import Emit, Tools
+from gateway.connectors.mqtt.acks import Acks
+from gateway.connectors.mqtt.config import MqttBus, MqttDevice
+from gateway.connectors.mqtt.frames import Publish
+from gateway.connectors.mqtt.link import Link, Options, Refused, Session
+from gateway.connectors.mqtt.mapping import Mapper, publication
+from gateway.errors import CommandError, LinkError
+from gateway.model import Json, Origin, Outcome, Sample, Value, Write
+
+log = logging.getLogger(__name__)
+
+_TICK_S = 1.0
+_BEAT_S = 30.0
+_HELD_POLL_S = 0.05
+"""How often the ledger is asked for messages that an earlier connection handed over: one group commit apart."""
+_HELD_BACK_S = 5.0
+"""Without an acknowledgement for this long the broker is held back: somebody should know."""
+_KEPT_REJECTS = 5
+_NO_SUBSCRIBER = 0x10
+"""MQTT 5.0, 3.4.2.1: accepted, and nobody has subscribed."""
+_MACHINE_ID = Path("/etc/machine-id")
+
+
+class MqttConnector:
+    """One broker."""
+
+    def __init__(self, bus: MqttBus, devices: Sequence[MqttDevice], tools: Tools) -> None:
+        self._bus = bus
+        self._tools = tools
+        self._mapper = Mapper(devices)
+        self._devices = devices
+        self._link: Link | None = None
+        self._session: Session | None = None
+        self._session_id = b""
+        self._acks = Acks(tools.ledger, b"")
+        self._messages = self._unmatched = self._rejected = self._redelivered = self._dropped = 0
+        self._last_rejects: deque[str] = deque(maxlen=_KEPT_REJECTS)
+        self._refused: dict[str, str] = {}
+        self._held_back = False
+
+    # --- the contract of a connector
+
+    async def run(self, emit: Emit) -> None:
+        """Raises LinkError. Cancelling is safe: what is not acknowledged comes again, and is recognised."""
+        client_id = self._bus.client_id or default_client_id(self._bus.name)
+        self._session_id = blake2b(
+            f"{self._bus.host}:{self._bus.tcp_port}\0{client_id}".encode(), digest_size=8
+        ).digest()
+        failure: LinkError | None = None
+        try:
+            link = await self._connect(client_id)
+            async with asyncio.TaskGroup() as group:
+                ticks = group.create_task(self._tick(link), name=f"mqtt-{self._bus.name}-tick")
+                try:
+                    await self._pump(link, emit)
+                except LinkError as error:
+                    failure = error
+                finally:
+                    ticks.cancel()
+        finally:
+            if self._link is not None:
+                self._link.close()
+        if failure is not None:
+            raise failure
+
+    async def execute(self, write: Write) -> Value | None:
+        """Publishes; done when the broker has it. Raises CommandError."""
+        heard = self._mapper.devices.get(write.device)
+        if heard is None:
+            raise CommandError(Outcome.UNAVAILABLE, f"{write.device} has not been heard of yet")
+        if write.verify:
+            raise CommandError(Outcome.UNSUPPORTED, "MQTT has no read: a write cannot be verified")
+        try:
+            message = publication(heard, write.point, write.value)
+        except ValueError as error:
+            raise CommandError(Outcome.REJECTED, str(error)) from error
+        link = self._link
+        if link is None or self._session is None or link.failure is not None:
+            raise CommandError(Outcome.UNAVAILABLE, "not connected to the broker")
+        asked = heard.rule.device.qos
+        try:
+            qos = min(self._bus.qos, 1) if asked is None else asked
+            code = await link.publish(message.topic, message.payload, qos, message.retain)
+        except (LinkError, TimeoutError) as error:
+            raise CommandError(Outcome.UNKNOWN, "the broker did not acknowledge it") from error
+        if code is not None and code.is_failure:
+            raise CommandError(Outcome.FAILED, f"the broker refuses it: {code}")
+        if code is not None and code.value == _NO_SUBSCRIBER and not message.retain:
+            raise CommandError(Outcome.UNAVAILABLE, "nobody has subscribed to this topic")
+        return None
+
+    def status(self) -> dict[str, Json]:
+        now_ns = self._tools.clock.boot_ns()
+        session = self._session
+        return {
+            "connected": session is not None and self._link is not None and self._link.failure is None,
+            "version": session.version if session else None,
+            "messages": self._messages,
+            "unmatched": self._unmatched,
+            "rejected": self._rejected,
+            "last_rejects": list(self._last_rejects),
+            "redelivered": self._redelivered,
+            "redelivered_dropped": self._dropped,
+            "unacknowledged": self._acks.waiting,
+            "window": session.window if session else None,
+            "held_back": self._held_back,
+            "refused_subscriptions": dict(self._refused),
+            "devices": {
+                heard.id: {
+                    "last_seen_s": round((now_ns - heard.last_ns) / 1e9, 3) if heard.last_ns else None,
+                    "messages": heard.messages,
+                    "rejected": heard.rejected,
+                    "offline": heard.offline,
+                }
+                for heard in self._mapper.devices.values()
+            },
+        }
+
+    # --- the connection
+
+    async def _connect(self, client_id: str) -> Link:
+        bus = self._bus
+        password = None
+        if bus.password_file is not None:
+            try:
+                password = bus.password_file.read_text().rstrip("\r\n")
+            except (OSError, UnicodeDecodeError) as error:
+                raise LinkError(f"password_file: {error}") from error
+        self._tools.beat(_BEAT_S + 2 * bus.connect_timeout)
+        self._link = Link(bus, Options(client_id, password, five=bus.version != "3.1.1"))
+        try:
+            session = await self._link.connect()
+        except Refused:
+            if bus.version != "auto":
+                raise
+            self._link.close()
+            self._link = Link(bus, Options(client_id, password, five=False))
+            session = await self._link.connect()
+        self._acks = Acks(self._tools.ledger, self._session_id)
+        self._acks.connected(session.present, self._now())
+        self._refused = await self._link.subscribe(self._mapper.filters, min(bus.qos, 1))
+        self._session = session
+        known = "the broker kept our session" if session.present else "new session"
+        log.info("%s: connected with MQTT %s, %s", bus.name, session.version, known)
+        for topic, reason in self._refused.items():
+            log.warning("%s: the broker refuses the subscription %s: %s", bus.name, topic, reason)
+        return self._link
+
+    async def _tick(self, link: Link) -> None:
+        """Everything that time brings: keepalive, held messages, proofs, the watchdog."""
+        next_s = 0.0
+        while True:
+            now = self._now()
+            link.acknowledge(self._acks.poll(now))
+            if now >= next_s:
+                next_s = now + _TICK_S
+                self._tools.beat(_BEAT_S)
+                link.tick()
+                if self._acks.unproved or self._acks.exclusion_due(now):
+                    link.ping(self._acks.asked(now))
+                self._watch(self._acks.stalled_s(now) > _HELD_BACK_S)
+            await asyncio.sleep(_HELD_POLL_S if self._acks.held else next_s - now)
+
+    def _watch(self, held_back: bool) -> None:
+        if held_back != self._held_back:
+            self._held_back = held_back
+            if held_back:
+                log.warning("%s: nothing is stored, %d messages wait, the broker is held back", *self._waiting())
+            else:
+                log.info("%s: storing again, %d messages wait", *self._waiting())
+
+    def _waiting(self) -> tuple[str, int]:
+        return self._bus.name, self._acks.waiting
+
+    # --- messages
+
+    async def _pump(self, link: Link, emit: Emit) -> None:
+        while True:
+            messages = await link.receive()
+            samples, origins, done = self._sort(messages)
+            link.acknowledge(done)
+            if not samples:
+                continue
+            if not origins:
+                await emit(samples)
+                continue
+            self._acks.emitted(origins, self._now())
+            await emit(samples, settled=partial(self._settled, link, origins))
+
+    def _settled(self, link: Link, origins: list[Origin]) -> None:
+        now = self._now()
+        if (
+            link.acknowledge(self._acks.settled(origins, now))
+            and len(self._acks.unproved) >= self._bus.receive_maximum / 2
+        ):
+            link.ping(self._acks.asked(now))
+
+    def _now(self) -> float:
+        return self._tools.clock.monotonic()
+
+    def _sort(self, messages: list[Publish]) -> tuple[list[Sample], list[Origin], list[int]]:
+        """Samples to emit, their origins, and packet ids that nothing waits for."""
+        samples: list[Sample] = []
+        origins: list[Origin] = []
+        done: list[int] = []
+        at_ns = self._tools.clock.boot_ns()
+        self._messages += len(messages)
+        for message in messages:
+            origin = self._origin(message) if message.packet_id else None
+            if origin is not None and self._known(message, origin):
+                continue
+            mapped = self._mapper.map(message.topic, message.payload, message.retained, at_ns, origin)
+            self._unmatched += not mapped.matched
+            for reason in mapped.rejected:
+                self._reject(reason)
+            for device, state, why in mapped.changes:
+                self._tools.report(device, state, why)
+            samples += mapped.samples
+            if origin is not None:
+                if mapped.samples:
+                    origins.append(origin)
+                else:
+                    done.append(message.packet_id)
+        return samples, origins, done
+
+    def _origin(self, message: Publish) -> Origin:
+        # a topic holds no NUL, so the two cannot run into each other
+        digest = blake2b(b"%b\0%b" % (message.topic, message.payload), digest_size=16).digest()
+        return Origin(self._session_id, message.packet_id, digest)
+
+    def _known(self, message: Publish, origin: Origin) -> bool:
+        """Whether this very message was handed over before, so that it only waits to be acknowledged."""
+        ledger = self._tools.ledger
+        if not message.again:
+            if ledger.seen(origin):
+                ledger.forget((origin,))
+            return False
+        self._redelivered += 1
+        if self._acks.awaits(origin):
+            self._dropped += 1
+            return True
+        if not ledger.seen(origin):
+            return False
+        self._dropped += 1
+        self._acks.hold(origin, self._now())
+        return True
+
+    def _reject(self, reason: str) -> None:
+        self._rejected += 1
+        if reason not in self._last_rejects:
+            log.warning("%s: message rejected: %s", self._bus.name, reason)
+        self._last_rejects.append(reason)
+
+
+def default_client_id(bus_name: str) -> str:
+    """The same at every start of this machine, another one on every other machine."""
+    try:
+        machine = _MACHINE_ID.read_text().strip()
+    except OSError:
+        machine = ""
+    return (
+        f"gateway-{bus_name}-{blake2b(machine.encode(), digest_size=4).hexdigest()}"
+        if machine
+        else f"gateway-{bus_name}"
+    )

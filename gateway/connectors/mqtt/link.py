@@ -1,0 +1,375 @@
+"""One network connection to a broker, from CONNECT to the end. The only module that knows paho.
+
+paho does what is rare and intricate: connecting, properties and reason codes of both versions, subscribing,
+publishing, keepalive. Its "socket" is ours: asyncio owns the real one (TLS and name resolution never block), `Cutter`
+takes the messages out of each read of up to 256 KiB and only the other packets go through paho. Everything that is to
+be sent during one turn of the event loop leaves in one write. No thread.
+
+A link lives once: after an error every method raises LinkError, and a new link resumes the session. Acknowledgements
+of an old link are void: the broker sends those messages again, and whoever holds the ledger knows them by then.
+
+Proof. The broker works off our packets in order, so the answer to a PINGREQ proves that it has seen every PUBACK sent
+before. paho pings too, when the line is quiet; answers come in the order of the questions, so all pings, ours and
+paho's, take a place in one queue, and each answer settles the oldest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from gateway.connectors.mqtt.config import MqttBus
+from gateway.connectors.mqtt.frames import PING, PINGREQ, Cutter, Publish, pubacks
+from gateway.errors import DecodeError, LinkError
+
+_MAX_INBOX = 2_000
+_MAX_INBOX_BYTES = 8_388_608  # 8 MiB: a few of the largest messages, or thousands of the usual ones
+"""Above either the socket is not read: the broker keeps what it has for us."""
+_UNSUPPORTED_VERSION = "Unsupported protocol version"
+_TAKEN_OVER = "Session taken over"
+
+
+class Refused(LinkError):
+    """The broker does not speak this version of the protocol."""
+
+
+class Session(NamedTuple):
+    """What the broker said to our CONNECT."""
+
+    present: bool
+    """It still knows us: un-acknowledged messages come again."""
+    window: int
+    """Messages that it sends ahead of our acknowledgements."""
+    version: str
+
+
+class Options(NamedTuple):
+    """What differs between a connector's link and a scan's."""
+
+    client_id: str
+    password: str | None
+    five: bool
+    persistent: bool = True
+
+
+class _Wire:
+    """The socket that paho sees."""
+
+    def __init__(self, send: Callable[[bytes], None], close: Callable[[], None]) -> None:
+        self.inbound = bytearray()
+        self._send = send
+        self._close = close
+
+    def recv(self, size: int) -> bytes:
+        if not self.inbound:
+            raise BlockingIOError
+        taken = bytes(self.inbound[:size])
+        del self.inbound[:size]
+        return taken
+
+    def send(self, data: bytes | bytearray) -> int:
+        self._send(bytes(data))
+        return len(data)
+
+    def close(self) -> None:
+        self._close()
+
+    def fileno(self) -> int:
+        return -1
+
+    def setblocking(self, flag: bool) -> None:
+        pass
+
+
+class _Client(mqtt.Client):
+    """paho on our wire. `_create_socket` is the one thing of its inside that this program relies on."""
+
+    def __init__(self, wire: _Wire, **options: Any) -> None:
+        super().__init__(CallbackAPIVersion.VERSION2, reconnect_on_failure=False, **options)
+        self.wire = wire
+
+    def _create_socket(self) -> Any:
+        return self.wire
+
+
+def _nothing() -> None:
+    """A ping that proves nothing that anybody waits for."""
+
+
+class Link(asyncio.Protocol):
+    """One connection. Use: `session = await connect(…)`, then `receive` in a loop; `close` at the end."""
+
+    def __init__(self, bus: MqttBus, options: Options) -> None:
+        self._bus = bus
+        self._options = options
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._cutter = Cutter(properties=options.five)
+        self._out: list[bytes] = []
+        self._pings: deque[Callable[[], None]] = deque()
+        self._inbox: list[Publish] = []
+        self._inbox_bytes = 0
+        self._arrived = asyncio.Event()
+        self._paused = False
+        self._failure: LinkError | None = None
+        self._connack: asyncio.Future[Session] = self._loop.create_future()
+        self._subacks: dict[int, asyncio.Future[list[ReasonCode]]] = {}
+        self._publishes: dict[int, asyncio.Future[ReasonCode]] = {}
+        self._last_ping = self._loop.time()
+        version = MQTTProtocolVersion.MQTTv5 if options.five else MQTTProtocolVersion.MQTTv311
+        clean: dict[str, Any] = {} if options.five else {"clean_session": not options.persistent}
+        wire = _Wire(self._queue, self._hang_up)
+        self._client = _Client(wire, client_id=options.client_id, protocol=version, **clean)
+        self._client.on_connect = self._on_connect
+        self._client.on_disconnect = self._on_disconnect
+        self._client.on_subscribe = self._on_subscribe
+        self._client.on_publish = self._on_publish
+        self._client.on_message = self._on_message
+
+    # --- for the connector
+
+    @property
+    def failure(self) -> LinkError | None:
+        """Why the link ended; None while it lives."""
+        return self._failure
+
+    async def connect(self) -> Session:
+        """Raises LinkError, Refused. Cancelling is safe: `close` afterwards."""
+        bus = self._bus
+        try:
+            async with asyncio.timeout(bus.connect_timeout):
+                await self._loop.create_connection(lambda: self, bus.host, bus.tcp_port, ssl=_context(bus))
+                self._hello()
+                return await asyncio.shield(self._connack)
+        except TimeoutError as error:
+            raise LinkError(f"{bus.host}:{bus.tcp_port} did not answer in {bus.connect_timeout:g} s") from error
+        except OSError as error:  # ssl.SSLError is one
+            raise LinkError(f"{bus.host}:{bus.tcp_port}: {error}") from error
+
+    async def subscribe(self, filters: Sequence[str], qos: int) -> dict[str, str]:
+        """Returns the filters that the broker refused, with its reason."""
+        refused: dict[str, str] = {}
+        for i in range(0, len(filters), 100):  # brokers limit the filters of one packet
+            some = filters[i : i + 100]
+            answer: asyncio.Future[list[ReasonCode]] = self._loop.create_future()
+            if self._options.five:
+                # what is retained comes with a new subscription only, not at each reconnect
+                kind = SubscribeOptions.RETAIN_SEND_IF_NEW_SUB
+                _, mid = self._client.subscribe([(f, SubscribeOptions(qos=qos, retainHandling=kind)) for f in some])
+            else:
+                _, mid = self._client.subscribe([(each, qos) for each in some])
+            if mid is None:
+                raise self._gone()
+            self._subacks[mid] = answer
+            try:
+                async with asyncio.timeout(self._bus.connect_timeout):
+                    codes = await answer
+            except TimeoutError as error:
+                raise LinkError("the broker does not answer a subscription") from error
+            refused |= {each: str(code) for each, code in zip(some, codes, strict=True) if code.is_failure}
+        return refused
+
+    async def receive(self) -> list[Publish]:
+        """What came since the last call, at least one message, in order. Cancelling loses nothing. Raises LinkError."""
+        while not self._inbox:
+            if self._failure is not None:
+                raise self._failure
+            self._arrived.clear()
+            await self._arrived.wait()
+        messages, self._inbox, self._inbox_bytes = self._inbox, [], 0
+        if self._paused and self._transport is not None and self._failure is None:
+            self._paused = False
+            self._transport.resume_reading()
+        return messages
+
+    def acknowledge(self, packet_ids: list[int]) -> bool:
+        """PUBACKs, in this order. False: the link is gone, and they are void."""
+        if self._failure is not None:
+            return False
+        if packet_ids:
+            self._queue(pubacks(packet_ids))
+        return True
+
+    def ping(self, answered: Callable[[], None]) -> None:
+        """`answered` is called when the broker proves that it has worked off all that was sent before."""
+        if self._failure is None:
+            self._queue(PING, answered)
+
+    async def publish(self, topic: str, payload: bytes, qos: int, retain: bool) -> ReasonCode | None:
+        """Returns the broker's reason code; None for QoS 0. Raises LinkError, TimeoutError."""
+        if self._failure is not None:
+            raise self._failure
+        info = self._client.publish(topic, payload, qos, retain)
+        if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            raise LinkError(f"not published: {mqtt.error_string(info.rc)}")
+        if qos == 0:
+            return None
+        answer: asyncio.Future[ReasonCode] = self._loop.create_future()
+        self._publishes[info.mid] = answer
+        try:
+            async with asyncio.timeout(self._bus.write_timeout):
+                return await answer
+        finally:
+            self._publishes.pop(info.mid, None)
+
+    def tick(self) -> None:
+        """Keepalive; call it about once a second."""
+        if self._failure is not None:
+            return
+        if not self._paused:
+            self._client.loop_misc()
+        elif self._loop.time() - self._last_ping > self._bus.keepalive / 2:
+            # while we do not read we cannot see an answer, but the broker shall not think that we are gone
+            self._queue(PING)
+
+    def close(self) -> None:
+        """Says good-bye; the session stays for as long as the broker keeps it."""
+        if self._failure is None and self._client.is_connected():
+            self._client.disconnect()
+        self._fail(LinkError("closed"))
+
+    # --- asyncio's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            cut = self._cutter.feed(data)
+        except DecodeError as error:
+            self._fail(LinkError(f"the broker sends no MQTT: {error}"))
+            return
+        if cut.others:
+            self._client.wire.inbound += cut.others
+            while self._client.wire.inbound and self._client.socket() is not None:
+                self._client.loop_read()
+            if self._failure is None and self._client.want_write():
+                self._client.loop_write()
+        for _ in range(cut.pongs):
+            if self._pings:
+                self._pings.popleft()()
+        if cut.messages:
+            self._inbox += cut.messages
+            self._inbox_bytes += sum(len(message.payload) for message in cut.messages)
+            self._arrived.set()
+            full = len(self._inbox) > _MAX_INBOX or self._inbox_bytes > _MAX_INBOX_BYTES
+            if full and not self._paused and self._transport is not None and self._failure is None:
+                self._paused = True
+                self._transport.pause_reading()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        text = f"the broker is gone: {error}" if error else "the broker closed the connection"
+        # an old broker hangs up on a CONNECT that it does not understand
+        self._fail(LinkError(text) if self._connack.done() else Refused(text))
+
+    # --- paho's side
+
+    def _hello(self) -> None:
+        bus, options = self._bus, self._options
+        if bus.username is not None:
+            self._client.username_pw_set(bus.username, options.password)
+        properties = None
+        if options.five:
+            properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+            properties.ReceiveMaximum = bus.receive_maximum
+            if options.persistent:
+                properties.SessionExpiryInterval = int(bus.session_expiry)
+        self._client.connect_async(
+            bus.host,
+            bus.tcp_port,
+            int(bus.keepalive),
+            clean_start=not options.persistent if options.five else mqtt.MQTT_CLEAN_START_FIRST_ONLY,
+            properties=properties,
+        )
+        self._client.reconnect()
+
+    def _on_connect(self, client: Any, userdata: Any, flags: Any, reason: ReasonCode, properties: Any) -> None:
+        if reason.is_failure:
+            kind = Refused if str(reason) == _UNSUPPORTED_VERSION else LinkError
+            self._fail(kind(f"the broker refuses us: {reason}"))
+        elif not self._connack.done():
+            five = self._options.five
+            window = self._bus.receive_maximum if five else 20  # mosquitto's default, and a common one
+            self._connack.set_result(Session(flags.session_present, window, "5" if five else "3.1.1"))
+
+    def _on_disconnect(self, client: Any, userdata: Any, flags: Any, reason: ReasonCode, properties: Any) -> None:
+        if flags.is_disconnect_packet_from_server and str(reason) == _TAKEN_OVER:
+            whose = self._options.client_id
+            self._fail(LinkError(f"session taken over: another client uses our client_id {whose!r}"))
+        else:
+            self._fail(LinkError(f"the broker ends the connection: {reason}"))
+
+    def _on_subscribe(self, client: Any, userdata: Any, mid: int, codes: list[ReasonCode], properties: Any) -> None:
+        answer = self._subacks.pop(mid, None)
+        if answer is not None and not answer.done():
+            answer.set_result(codes)
+
+    def _on_publish(self, client: Any, userdata: Any, mid: int, code: ReasonCode, properties: Any) -> None:
+        answer = self._publishes.pop(mid, None)
+        if answer is not None and not answer.done():
+            answer.set_result(code)
+
+    def _on_message(self, client: Any, userdata: Any, message: mqtt.MQTTMessage) -> None:
+        """QoS 2, which we never subscribe with: left over from another life of this session. paho has answered it."""
+        topic = message._topic
+        self._inbox.append(Publish(topic, bytes(message.payload), 0, message.dup, message.retain))
+        self._arrived.set()
+
+    def _gone(self) -> LinkError:
+        return self._failure or LinkError("the broker is gone")
+
+    def _queue(self, data: bytes, answered: Callable[[], None] = _nothing) -> None:
+        if data[0] == PINGREQ:
+            self._last_ping = self._loop.time()
+            self._pings.append(answered)
+        if not self._out:
+            self._loop.call_soon(self._flush)
+        self._out.append(data)
+
+    def _flush(self) -> None:
+        data = b"".join(self._out)
+        self._out.clear()
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)
+
+    def _hang_up(self) -> None:
+        """paho closes its socket; what it said last shall still go out."""
+        self._flush()
+        if self._transport is not None:
+            self._transport.close()
+
+    def _fail(self, failure: LinkError) -> None:
+        """The end, once: everybody who waits hears of it."""
+        if self._failure is not None:
+            return
+        self._failure = failure
+        self._arrived.set()
+        if not self._connack.done():
+            self._connack.set_exception(failure)
+            self._connack.exception()  # it is no scandal when nobody waits any more
+        waiting: list[asyncio.Future[Any]] = [*self._subacks.values(), *self._publishes.values()]
+        for answer in waiting:
+            if not answer.done():
+                answer.set_exception(failure)
+        self._hang_up()
+
+
+def _context(bus: MqttBus) -> ssl.SSLContext | None:
+    """Raises OSError, also for what is wrong with the files."""
+    if bus.tls is None:
+        return None
+    context = ssl.create_default_context(cafile=bus.tls.cafile)
+    if bus.tls.certfile is not None:
+        context.load_cert_chain(bus.tls.certfile, bus.tls.keyfile)
+    return context

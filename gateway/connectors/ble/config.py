@@ -1,0 +1,176 @@
+"""Pure: what the configuration says about a Bluetooth adapter and the devices around it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Final
+
+from gateway.connectors.base import Connect, Kind, Tools
+from gateway.connectors.ble import gatt
+from gateway.connectors.ble.decoders import DecoderName
+from gateway.points import Bus, Device, Point
+from gateway.settings import Duration, Key, Mistake, Table
+
+if TYPE_CHECKING:
+    from gateway.connectors.ble.connector import BleConnector
+
+_ADDRESS: Final = r"(?:[0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}"
+
+
+class ScanMode(StrEnum):
+    """How to listen."""
+
+    AUTO = "auto"
+    ACTIVE = "active"
+    PASSIVE = "passive"
+
+
+class ConnectMode(StrEnum):
+    """How values of a connected device come."""
+
+    NOTIFY = "notify"
+    POLL = "poll"
+
+
+class BleBus(Bus, frozen=True, kw_only=True):
+    """One Bluetooth adapter, through BlueZ."""
+
+    adapter: Annotated[
+        str, Key("adapter as BlueZ names it; empty: the first that is powered", pattern=r"(?:hci\d+)?")
+    ] = ""
+    scan_mode: Annotated[
+        ScanMode, Key("`passive` only listens; `active` also asks for scan responses; `auto`: passive where it works")
+    ] = ScanMode.AUTO
+    max_connections: Annotated[
+        int, Key("devices connected at the same time; most adapters bear 3 to 5", min=1, max=10)
+    ] = 3
+    connect_timeout: Annotated[Duration, Key("give up one attempt to connect after", min=0.1, max=120)] = 20.0
+    silence: Annotated[Duration, Key("start the scan again when nothing at all was heard for", min=0.1)] = 90.0
+
+
+class BlePoint(Point, frozen=True, kw_only=True):
+    """A quantity of an advertisement (by its name), or a characteristic of a connected device."""
+
+    characteristic: Annotated[str, Key("UUID of the characteristic, 16 bits or in full", example='"2a6e"')] = ""
+    type: Annotated[
+        str, Key("type of a characteristic that the Bluetooth SIG does not fix: uint8 … float64, string")
+    ] = ""
+    byte_order: Annotated[str, Key("order of its bytes: little, big or letters as for Modbus")] = "little"
+
+    def mistakes(self) -> Iterable[Mistake]:
+        yield from super().mistakes()
+        if not self.characteristic:
+            if self.type:
+                yield Mistake(("type",), "`type` belongs to a `characteristic`, and there is none")
+            if self.write is not None:
+                yield Mistake(("write",), "only a point with a `characteristic` can be written")
+            return
+        uuid = gatt.full_uuid(self.characteristic)
+        if uuid is None:
+            yield Mistake(("characteristic",), f"{self.characteristic!r} is not a UUID such as 2a6e or 0000ff01-0000-…")
+        elif not self.type and gatt.standard(uuid) is None:
+            yield Mistake(
+                ("characteristic",), f"`type` is needed: {self.characteristic} has no format that is known here"
+            )
+        elif self.type:
+            try:
+                gatt.custom(self.type, self.byte_order)
+            except ValueError as error:
+                yield Mistake(("type",), str(error))
+
+    def format(self) -> gatt.Format:
+        """How the bytes of the characteristic are read; only for points that have one."""
+        if self.type:
+            return gatt.custom(self.type, self.byte_order)
+        known = gatt.standard(self.uuid())
+        assert known is not None, "checked by mistakes()"
+        return known
+
+    def uuid(self) -> str:
+        """In full and lower case; empty when the point comes from advertisements."""
+        return gatt.full_uuid(self.characteristic) or ""
+
+
+class ConnectTable(Table, frozen=True, kw_only=True):
+    """Makes the gateway connect to the device instead of only listening."""
+
+    mode: Annotated[ConnectMode, Key("`notify`: stay connected, the device speaks; `poll`: read every `interval`")]
+    interval: Annotated[Duration, Key("time between reads; with `notify`, of what cannot notify", min=0.1)] = 300.0
+
+
+class BleDevice(Device, frozen=True, kw_only=True):
+    """A sensor or actuator in reach of the adapter."""
+
+    address: Annotated[str, Key("Bluetooth address", pattern=_ADDRESS, example='"A4:C1:38:8D:18:B2"')]
+    decoder: Annotated[DecoderName, Key("format of its advertisements")] = DecoderName.AUTO
+    min_interval: Annotated[Duration, Key("pass on its advertisements at most this often; a changed state always")] = (
+        1.0
+    )
+    expire_after: Annotated[
+        Duration | None, Key("without news for this long its points are bad:stale, where they say nothing else")
+    ] = None
+    connect: Annotated[ConnectTable | None, Key("connect to it", example='{ mode = "poll", interval = "5m" }')] = None
+    points: Annotated[tuple[BlePoint, ...], Key("without any, all quantities of its advertisements are passed on")] = ()
+
+    def mistakes(self) -> Iterable[Mistake]:
+        yield from super().mistakes()
+        names: set[str] = set()
+        for place, point in enumerate(self.points):
+            if point.name in names:
+                yield Mistake(("points", place, "name"), f"there are two points `{point.name}`")
+            names.add(point.name)
+            if point.characteristic and self.connect is None and point.write is None:
+                yield Mistake(("points", place, "characteristic"), "a characteristic needs `connect` (or `write`)")
+        if self.connect is not None and not any(point.characteristic for point in self.points):
+            yield Mistake(("connect",), "nothing to connect for: no point has a `characteristic`")
+
+    def stays_connected(self) -> bool:
+        """True when the device holds one of the adapter's connections all the time."""
+        connect = self.connect
+        return connect is not None and (connect.mode is ConnectMode.NOTIFY or connect.interval < KEEP_LINK_BELOW_S)
+
+
+KEEP_LINK_BELOW_S: Final = 60.0
+"""Polled more often than this, staying connected costs the device less than connecting anew (1 to 3 s each time)."""
+
+
+def _check(bus: BleBus, devices: Sequence[BleDevice]) -> Sequence[str]:
+    warnings = []
+    staying = [device.name for device in devices if device.stays_connected()]
+    if len(staying) > bus.max_connections:
+        warnings.append(
+            f"{len(staying)} devices stay connected ({', '.join(staying)}), but max_connections is"
+            f" {bus.max_connections}: the others never get their turn"
+        )
+    addresses: dict[str, str] = {}
+    for device in devices:
+        other = addresses.setdefault(device.address.upper(), device.name)
+        if other != device.name:
+            warnings.append(f"{other} and {device.name} have the same address {device.address.upper()}")
+    return warnings
+
+
+def _plan(bus: BleBus, devices: Sequence[BleDevice]) -> Sequence[str]:
+    lines = []
+    for device in devices:
+        heard = [point.name for point in device.points if not point.characteristic]
+        if device.connect is None or heard:
+            lines.append(f"{device.name}: listens for {', '.join(heard) or 'everything that it advertises'}")
+        if device.connect is not None:
+            read = [point.name for point in device.points if point.characteristic]
+            lines.append(f"{device.name}: connects ({device.connect.mode.value}) for {', '.join(read)}")
+    return lines
+
+
+def _load() -> Connect[BleBus, BleDevice]:
+    from gateway.connectors.ble.connector import BleConnector
+    from gateway.connectors.ble.link import BleakRadio
+
+    def connect(bus: BleBus, devices: Sequence[BleDevice], tools: Tools, /) -> BleConnector:
+        return BleConnector(bus, devices, tools, BleakRadio(bus.adapter))
+
+    return connect
+
+
+BLE: Final = Kind("ble", BleBus, BleDevice, _load, _check, _plan)

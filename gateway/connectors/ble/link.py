@@ -1,0 +1,376 @@
+"""The only door to Bluetooth: BlueZ over D-Bus, by way of bleak.
+
+What bleak 3.1 leaves to its user, and what happens here: bluetoothd may restart without an exception anywhere, the
+scan is then deaf and connections look alive for ever. So a D-Bus connection of our own watches who owns the name
+`org.bluez` and whether the adapter is there and powered (`upset`); every connection is declared lost when they are
+not; and a device can be connected to only after the scan that runs *now* has heard it. Every call has a bound, also
+where bluetoothd accepts it and never answers: bleak itself waits without one while it cleans up.
+
+Foreign exceptions become `LinkError` (the adapter) or `DeviceError` (one device) in this file and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from bleak import BleakClient, BleakScanner
+from bleak.args.bluez import OrPattern, OrPatternLike
+from bleak.assigned_numbers import AdvertisementDataType
+from bleak.backends.characteristic import BleakGATTCharacteristic
+from bleak.backends.device import BLEDevice
+from bleak.backends.scanner import AdvertisementData
+from bleak.exc import BleakDBusError, BleakError, BleakGATTProtocolError
+from dbus_fast import BusType, Message, MessageType, unpack_variants
+from dbus_fast.aio import MessageBus
+from dbus_fast.errors import DBusFastError
+
+from gateway.connectors.ble.advertisement import Advertisement
+from gateway.connectors.ble.radio import Heard, PassiveUnsupported
+from gateway.errors import DeviceError, LinkError
+from gateway.model import Status
+
+log = logging.getLogger(__name__)
+
+# OSError includes TimeoutError. EOFError: the D-Bus connection ended while a call was under way. The last three are
+# what bleak's and dbus-fast's own look-ups raise when an object vanishes between two messages.
+_FOREIGN: Final = (BleakError, DBusFastError, OSError, EOFError, AssertionError, AttributeError, KeyError)
+
+_BLUEZ: Final = "org.bluez"
+_ADAPTER: Final = "org.bluez.Adapter1"
+_NO_RSSI: Final = -127
+"""bleak's word for "BlueZ has no signal strength": the properties changed, but nothing was received."""
+_CALL_S: Final = 10.0
+_OPERATION_S: Final = 15.0
+_GRACE_S: Final = 5.0
+"""On top of bleak's own time limit for a connect, for it to clean up."""
+_COMES_BACK_S: Final = 15.0
+"""A restart of bluetoothd or a replugged adapter takes a few seconds; after this it counts as gone."""
+_START_TRIES: Final = 6
+_PASSING: Final = ("InProgress", "NotReady", "UnknownObject", "UnknownMethod", "ServiceUnknown", "NoReply")
+"""Errors of a bluetoothd that is still busy: starting, or stopping the previous scan."""
+
+# AdvertisementMonitor1 insists on patterns: the two formats decoded here, and the usual values of the flags, so that
+# devices to connect to are heard as well.
+_PATTERNS: Final[list[OrPatternLike]] = [
+    OrPattern(0, AdvertisementDataType.SERVICE_DATA_UUID16, b"\xd2\xfc"),
+    OrPattern(0, AdvertisementDataType.MANUFACTURER_SPECIFIC_DATA, b"\x99\x04"),
+    *(OrPattern(0, AdvertisementDataType.FLAGS, flags) for flags in (b"\x02", b"\x04", b"\x05", b"\x06", b"\x1a")),
+]
+
+
+class BleakRadio:
+    """One adapter of this machine; a `Radio`."""
+
+    def __init__(self, adapter: str, rng: random.Random | None = None) -> None:
+        self._wanted = adapter
+        self._rng = rng or random.Random()
+        self._name = adapter
+        self._bus: MessageBus | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self._scanner: BleakScanner | None = None
+        self._devices: dict[str, BLEDevice] = {}
+        self._peripherals: set[BleakPeripheral] = set()
+        self._changed = asyncio.Event()
+        self._void = ""
+
+    async def open(self) -> None:
+        try:
+            async with asyncio.timeout(_CALL_S):
+                self._bus = await MessageBus(bus_type=BusType.SYSTEM).connect()
+                self._bus.add_message_handler(self._signal)
+                for rule in (
+                    "type='signal',sender='org.freedesktop.DBus',member='NameOwnerChanged',arg0='org.bluez'",
+                    "type='signal',interface='org.freedesktop.DBus.ObjectManager',path='/'",
+                    "type='signal',interface='org.freedesktop.DBus.Properties',member='PropertiesChanged',"
+                    f"path_namespace='/org/bluez',arg0='{_ADAPTER}'",
+                ):
+                    await self._call(self._bus, "org.freedesktop.DBus", "/org/freedesktop/DBus", "AddMatch", rule)
+        except _FOREIGN as error:
+            await self.close()
+            raise LinkError(f"no system D-Bus ({error}): is dbus running, and may this user reach it?") from error
+        self._watch = asyncio.create_task(self._until_dbus_ends(self._bus), name="ble-dbus")
+        problem = await self._adapter_problem()
+        if problem:
+            await self.close()
+            raise LinkError(problem)
+
+    async def _until_dbus_ends(self, bus: MessageBus) -> None:
+        try:
+            await bus.wait_for_disconnect()  # type: ignore[no-untyped-call]
+        except _FOREIGN as error:
+            log.debug("system D-Bus: %r", error)
+        self._became_void("the system D-Bus ended")
+
+    async def close(self) -> None:
+        await self.stop()
+        self._lose_all()
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.wait({self._watch})
+            self._watch = None
+        if self._bus is not None:
+            self._bus.disconnect()
+            self._bus = None
+
+    async def start(self, passive: bool, heard: Heard) -> None:
+        await self.stop()
+        delay_s = 0.5
+        for attempt in range(1, _START_TRIES + 1):
+            try:
+                await self._start_once(passive, heard)
+                return
+            except BleakDBusError as error:
+                passing = error.dbus_error.rpartition(".")[2] in _PASSING
+                if passive and not passing:
+                    raise PassiveUnsupported(str(error)) from error
+                if not passing or attempt == _START_TRIES:
+                    raise LinkError(f"{self._name} refuses to scan: {error}; does another program use it?") from error
+                log.debug("%s: scan refused (%s), attempt %d", self._name, error.dbus_error, attempt)
+            except BleakError as error:
+                if passive:
+                    raise PassiveUnsupported(str(error)) from error
+                raise LinkError(f"{self._name} cannot scan: {error}") from error
+            except _FOREIGN as error:
+                raise LinkError(f"{self._name} cannot scan: {error!r}; is bluetoothd running?") from error
+            await asyncio.sleep(self._rng.uniform(delay_s / 2, delay_s))
+            delay_s *= 2
+
+    async def _start_once(self, passive: bool, heard: Heard) -> None:
+        def detected(device: BLEDevice, data: AdvertisementData) -> None:
+            if data.rssi == _NO_RSSI:
+                return
+            address = device.address.upper()
+            self._devices[address] = device
+            heard(_advertisement(address, device, data))
+
+        self._devices.clear()
+        scanner = BleakScanner(
+            detected,
+            scanning_mode="passive" if passive else "active",
+            bluez={"adapter": self._name, "or_patterns": _PATTERNS} if passive else {"adapter": self._name},
+        )
+        async with asyncio.timeout(_CALL_S):
+            await scanner.start()
+        self._scanner = scanner
+
+    async def stop(self) -> None:
+        scanner, self._scanner = self._scanner, None
+        if scanner is None:
+            return
+        try:
+            async with asyncio.timeout(_CALL_S):
+                await scanner.stop()
+        except _FOREIGN as error:
+            # InProgress, or a bluetoothd that knows nothing of our scan any more: it is over either way
+            log.debug("%s: stop of the scan: %r", self._name, error)
+
+    async def upset(self) -> str:
+        await self._changed.wait()
+        self._changed.clear()
+        void, self._void = self._void, ""
+        try:
+            async with asyncio.timeout(_COMES_BACK_S):
+                while problem := await self._adapter_problem():
+                    await self._changed.wait()
+                    self._changed.clear()
+        except TimeoutError as error:
+            raise LinkError(problem) from error
+        self._void = ""
+        return void
+
+    async def connect(self, address: str, timeout_s: float, on_lost: Callable[[], None]) -> BleakPeripheral:
+        device = self._devices.get(address.upper())
+        if device is None:
+            raise DeviceError(f"{address} has not been heard since the scan began", Status.DEVICE_OFFLINE)
+        peripheral = BleakPeripheral(device, self._name, timeout_s, on_lost, self._peripherals.discard)
+        await peripheral.connect()
+        self._peripherals.add(peripheral)
+        return peripheral
+
+    def _signal(self, message: Message) -> None:
+        """Everything that makes scans and connections void, as BlueZ tells it."""
+        if message.message_type is not MessageType.SIGNAL:
+            return
+        body: list[Any] = message.body
+        path = f"/org/bluez/{self._name}"
+        match message.member:
+            case "NameOwnerChanged":
+                self._became_void("bluetoothd restarted" if body[2] else "bluetoothd ended")
+            case "InterfacesAdded" if body[0] == path and _ADAPTER in body[1]:
+                self._became_void(f"{self._name} came back")
+            case "InterfacesRemoved" if body[0] == path and _ADAPTER in body[1]:
+                self._became_void(f"{self._name} was removed")
+            case "PropertiesChanged" if message.path == path and "Powered" in body[1]:
+                self._became_void(f"{self._name} was switched {'on' if body[1]['Powered'].value else 'off'}")
+
+    def _became_void(self, why: str) -> None:
+        self._void = why
+        self._lose_all()
+        self._changed.set()
+
+    def _lose_all(self) -> None:
+        self._devices.clear()
+        for peripheral in tuple(self._peripherals):
+            peripheral.lose()
+
+    async def _adapter_problem(self) -> str:
+        """What a person must do before the adapter can be used; empty: it can. Raises LinkError without D-Bus."""
+        bus = self._bus
+        if bus is None or not bus.connected:
+            raise LinkError("the connection to the system D-Bus is gone")
+        try:
+            async with asyncio.timeout(_CALL_S):
+                reply = await self._call(bus, _BLUEZ, "/", "GetManagedObjects")
+        except BleakDBusError as error:
+            return f"no Bluetooth service ({error.dbus_error}): install bluez and start bluetooth.service"
+        except _FOREIGN as error:
+            raise LinkError(f"bluetoothd does not answer: {error!r}") from error
+        adapters = {
+            path.rpartition("/")[2]: unpack_variants(interfaces[_ADAPTER])
+            for path, interfaces in sorted(reply.body[0].items())
+            if _ADAPTER in interfaces
+        }
+        usable = [name for name, properties in adapters.items() if properties.get("Powered")]
+        name = self._wanted or next(iter(usable or adapters), "")
+        if name not in adapters:
+            there = f"; there is {', '.join(adapters)}" if adapters else ""
+            return f"no Bluetooth adapter {self._wanted or ''}{there}: is it plugged in, and not blocked (rfkill list)?"
+        if name not in usable:
+            return f"{name} is switched off: `bluetoothctl power on`, and `rfkill unblock bluetooth` if that is refused"
+        if "central" not in adapters[name].get("Roles", ["central"]):
+            return f"{name} cannot do Bluetooth Low Energy: use another adapter"
+        self._name = name
+        return ""
+
+    @staticmethod
+    async def _call(bus: MessageBus, service: str, path: str, member: str, *arguments: str) -> Message:
+        interface = "org.freedesktop.DBus" if member == "AddMatch" else "org.freedesktop.DBus.ObjectManager"
+        reply = await bus.call(
+            Message(
+                destination=service,
+                path=path,
+                interface=interface,
+                member=member,
+                signature="s" * len(arguments),
+                body=list(arguments),
+            )
+        )
+        if reply is None:
+            raise EOFError("D-Bus connection ended")
+        if reply.message_type is MessageType.ERROR:
+            raise BleakDBusError(str(reply.error_name), reply.body)
+        return reply
+
+
+def _advertisement(address: str, device: BLEDevice, data: AdvertisementData) -> Advertisement:
+    # BlueZ says `random`; of those only the static ones, whose two highest bits are set, stay for a battery's life
+    random_kind = device.details["props"].get("AddressType") == "random"
+    return Advertisement(
+        address=address,
+        name=data.local_name or "",
+        rssi=data.rssi,
+        service_data=data.service_data,
+        manufacturer_data=data.manufacturer_data,
+        stable_address=not random_kind or int(address[:2], 16) >> 6 == 0b11,
+    )
+
+
+class BleakPeripheral:
+    """One connection, with a client of its own that is never used again; a `Peripheral`."""
+
+    def __init__(
+        self,
+        device: BLEDevice,
+        adapter: str,
+        timeout_s: float,
+        on_lost: Callable[[], None],
+        forget: Callable[[BleakPeripheral], None],
+    ) -> None:
+        self._address = device.address
+        self._timeout_s = timeout_s
+        self._on_lost: Callable[[], None] | None = on_lost
+        self._forget = forget
+        self._up = False
+        self._client = BleakClient(device, lambda _: self.lose(), timeout=timeout_s, bluez={"adapter": adapter})
+
+    async def connect(self) -> None:
+        """Raises DeviceError."""
+        try:
+            # bleak retries inside its own limit (le-connection-abort-by-local); the outer one bounds its cleaning up
+            async with asyncio.timeout(self._timeout_s + _GRACE_S):
+                await self._client.connect()
+        except TimeoutError as error:
+            raise DeviceError(
+                f"{self._address}: no connection within {self._timeout_s:g} s", Status.COMM_TIMEOUT
+            ) from error
+        except _FOREIGN as error:
+            raise DeviceError(f"{self._address}: cannot connect: {error}", Status.DEVICE_OFFLINE) from error
+        self._up = True
+
+    def lose(self) -> None:
+        """The connection ended by itself."""
+        on_lost, self._on_lost = self._on_lost, None
+        self._forget(self)
+        if on_lost is not None and self._up:
+            self._up = False
+            on_lost()
+
+    def can_read(self, uuid: str) -> bool:
+        return "read" in self._characteristic(uuid).properties
+
+    def can_notify(self, uuid: str) -> bool:
+        return not {"notify", "indicate"}.isdisjoint(self._characteristic(uuid).properties)
+
+    async def read(self, uuid: str) -> bytes:
+        characteristic = self._characteristic(uuid)
+        async with _operation(f"{self._address}: read {uuid}"):
+            return bytes(await self._client.read_gatt_char(characteristic))
+
+    async def write(self, uuid: str, data: bytes) -> None:
+        characteristic = self._characteristic(uuid)
+        async with _operation(f"{self._address}: write {uuid}"):
+            await self._client.write_gatt_char(characteristic, data, response=True)
+
+    async def subscribe(self, uuid: str, on_value: Callable[[bytes], None]) -> None:
+        characteristic = self._characteristic(uuid)
+        async with _operation(f"{self._address}: subscribe {uuid}"):
+            await self._client.start_notify(characteristic, lambda _, data: on_value(bytes(data)))
+
+    async def disconnect(self) -> None:
+        self._on_lost = None
+        self._forget(self)
+        try:
+            async with asyncio.timeout(_GRACE_S):
+                await self._client.disconnect()
+        except _FOREIGN as error:
+            log.debug("%s: disconnect: %r", self._address, error)
+
+    def _characteristic(self, uuid: str) -> BleakGATTCharacteristic:
+        if not self._up:
+            raise DeviceError(f"{self._address} is not connected", Status.DEVICE_OFFLINE)
+        try:
+            found = self._client.services.get_characteristic(uuid)
+        except _FOREIGN as error:
+            raise DeviceError(f"{self._address}: {uuid}: {error}", Status.CONFIG) from error
+        if found is None:
+            raise DeviceError(f"{self._address} has no characteristic {uuid}", Status.CONFIG)
+        return found
+
+
+@asynccontextmanager
+async def _operation(what: str) -> AsyncIterator[None]:
+    """One operation on a characteristic: bounded, and its errors ours."""
+    try:
+        async with asyncio.timeout(_OPERATION_S):
+            yield
+    except TimeoutError as error:
+        raise DeviceError(f"{what}: no answer within {_OPERATION_S:g} s", Status.COMM_TIMEOUT) from error
+    except BleakGATTProtocolError as error:
+        raise DeviceError(f"{what}: refused: {error}", Status.EXCEPTION) from error
+    except _FOREIGN as error:
+        raise DeviceError(f"{what}: {error!r}", Status.DEVICE_OFFLINE) from error

@@ -1,0 +1,301 @@
+"""The connection to one device: reads, notifications and writes of its characteristics.
+
+One connection attempt at a time on an adapter, never more connections than it bears, and after a failure a wait with
+full jitter that doubles. A device that fails disturbs nobody else. A write is never repeated: when the device did not
+confirm it, nobody knows whether it acted, and that is what the caller is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from gateway.codec.linear import Linear
+from gateway.connectors.base import Tools
+from gateway.connectors.ble.config import BleDevice, BlePoint, ConnectMode
+from gateway.connectors.ble.radio import Peripheral, Radio
+from gateway.errors import CommandError, DecodeError, DeviceError
+from gateway.model import DeviceState, Json, Outcome, Sample, Status, Value
+
+_BACKOFF_S: Final = 1.0
+_BACKOFF_MAX_S: Final = 120.0
+_OFFLINE_AFTER: Final = 3
+"""Failed attempts in a row: one may be the radio, three are the device."""
+_OF_ONE_POINT: Final = (Status.EXCEPTION, Status.CONFIG)
+"""The device is there and refuses this characteristic: its others are read all the same."""
+
+
+class Airtime:
+    """What the devices of one adapter share: its connections, and the right to make one."""
+
+    def __init__(self, radio: Radio, max_connections: int, connect_timeout_s: float) -> None:
+        self._radio = radio
+        self._free = asyncio.Semaphore(max_connections)
+        self._turn = asyncio.Lock()
+        self._timeout_s = connect_timeout_s
+
+    async def connect(self, address: str, on_lost: Callable[[], None]) -> Peripheral:
+        """Raises DeviceError. The caller calls `release` when the connection is over."""
+        await self._free.acquire()
+        try:
+            async with self._turn:
+                return await self._radio.connect(address, self._timeout_s, on_lost)
+        except BaseException:
+            self._free.release()
+            raise
+
+    def release(self) -> None:
+        self._free.release()
+
+
+class Session:
+    """One device; `run` keeps its values coming, `write` acts on it."""
+
+    def __init__(
+        self, device: BleDevice, airtime: Airtime, tools: Tools, out: Callable[[Sample], None], rng: random.Random
+    ) -> None:
+        self.device = device
+        self._points = tuple(point for point in device.points if point.characteristic)
+        self._formats = {point.name: point.format() for point in self._points}
+        self._airtime = airtime
+        self._tools = tools
+        self._out = out
+        self._rng = rng
+        self._nearby = asyncio.Event()
+        self._lost = asyncio.Event()
+        self._busy = asyncio.Lock()
+        self._peripheral: Peripheral | None = None
+        self._online = False
+        self._failures = self._connects = self._reads = self._notified = self._writes = 0
+
+    # ── what the adapter's owner tells ───────────────────────────────────────────────────────────────────────────────
+
+    def heard(self) -> None:
+        """The current scan heard the device: it can be connected to."""
+        self._nearby.set()
+
+    def scan_began(self) -> None:
+        """BlueZ knows the device again only when it is heard again."""
+        self._nearby.clear()
+
+    def offline(self, why: str) -> None:
+        """No values come any more; said once, until they come again."""
+        self._tools.report(self.device.name, DeviceState.OFFLINE, why)
+        if self._online:
+            self._online = False
+            self._emit(self._points, (None,) * len(self._points), (Status.DEVICE_OFFLINE,) * len(self._points))
+
+    # ── values ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        connect = self.device.connect
+        assert connect is not None, "only devices with `connect` have something to run"
+        due = self._tools.clock.monotonic()
+        try:
+            while True:
+                await self._nearby.wait()
+                try:
+                    if self.device.stays_connected():
+                        await self._stay(connect.mode, connect.interval)
+                    else:
+                        await self._visit()
+                except DeviceError as error:
+                    await self._failed(error)
+                    continue
+                now = self._tools.clock.monotonic()
+                while due <= now:
+                    due += connect.interval
+                await asyncio.sleep(due - now)
+        finally:
+            await self._close()
+
+    async def _visit(self) -> None:
+        """Connects, reads everything once, leaves. Raises DeviceError."""
+        async with self._busy:
+            try:
+                peripheral = await self._open()
+                await self._read([point for point in self._points if peripheral.can_read(point.uuid())])
+            finally:
+                await self._close()
+
+    async def _stay(self, mode: ConnectMode, interval_s: float) -> None:
+        """Holds the connection until it is lost; ends only by DeviceError."""
+        async with self._busy:
+            peripheral = await self._open()
+            # read first: BlueZ tells the answer to a read as a notification too, once there is a subscription
+            readable = [point for point in self._points if peripheral.can_read(point.uuid())]
+            await self._read(readable)
+            polled = readable
+            if mode is ConnectMode.NOTIFY:
+                speaking = [point for point in self._points if peripheral.can_notify(point.uuid())]
+                for point in speaking:
+                    await peripheral.subscribe(point.uuid(), self._on_value(point))
+                polled = [point for point in readable if point not in speaking]
+            self._came_online()
+        while True:
+            try:
+                async with asyncio.timeout(interval_s if polled else None):
+                    await self._lost.wait()
+            except TimeoutError:
+                async with self._busy:
+                    await self._read(polled)
+            else:
+                raise DeviceError("the connection was lost", Status.DEVICE_OFFLINE)
+
+    async def _read(self, points: Sequence[BlePoint]) -> None:
+        """One acquisition of several characteristics. Raises DeviceError when the device itself does not answer."""
+        peripheral = self._peripheral
+        if peripheral is None:
+            raise DeviceError("the connection was lost", Status.DEVICE_OFFLINE)
+        values: list[Value | None] = []
+        status: list[Status] = []
+        for point in points:
+            try:
+                value, quality = self._decoded(point, await peripheral.read(point.uuid()))
+            except DeviceError as error:
+                if error.status not in _OF_ONE_POINT:
+                    raise
+                value, quality = None, error.status
+            values.append(value)
+            status.append(quality)
+        if points:
+            self._reads += 1
+            self._came_online()
+            self._emit(points, tuple(values), tuple(status))
+
+    def _decoded(self, point: BlePoint, data: bytes) -> tuple[Value | None, Status]:
+        try:
+            return self._formats[point.name].decode(data)
+        except DecodeError:
+            return None, Status.DECODE
+
+    def _on_value(self, point: BlePoint) -> Callable[[bytes], None]:
+        def on_value(data: bytes) -> None:
+            self._notified += 1
+            value, status = self._decoded(point, data)
+            self._emit((point,), (value,), (status,))
+
+        return on_value
+
+    def _emit(self, points: Sequence[BlePoint], values: tuple[Value | None, ...], status: tuple[Status, ...]) -> None:
+        self._out(
+            Sample(
+                device=self.device.name,
+                points=tuple(point.name for point in points),
+                values=values,
+                at_ns=self._tools.clock.boot_ns(),
+                status=None if all(each is Status.GOOD for each in status) else status,
+                units=tuple(self._formats[point.name].unit for point in points),
+            )
+        )
+
+    def _came_online(self) -> None:
+        self._failures = 0
+        self._online = True
+        self._tools.report(self.device.name, DeviceState.ONLINE, "")
+
+    # ── the connection ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _open(self) -> Peripheral:
+        if self._peripheral is None:
+            self._lost.clear()
+            self._peripheral = await self._airtime.connect(self.device.address, self._on_lost)
+            self._connects += 1
+        return self._peripheral
+
+    async def _close(self) -> None:
+        peripheral, self._peripheral = self._peripheral, None
+        if peripheral is not None:
+            try:
+                await peripheral.disconnect()
+            finally:
+                self._airtime.release()
+
+    def _on_lost(self) -> None:
+        if self._peripheral is not None:
+            self._peripheral = None
+            self._airtime.release()
+        self._lost.set()
+
+    async def _failed(self, error: DeviceError) -> None:
+        """Gives the connection back, says so, and waits."""
+        lost = self.device.stays_connected() and self._online
+        async with self._busy:
+            await self._close()
+        self._failures += 1
+        if lost or self._failures >= _OFFLINE_AFTER:
+            self.offline(str(error))
+        else:
+            self._tools.report(self.device.name, DeviceState.FAILING, str(error))
+        await asyncio.sleep(self._rng.uniform(0, min(_BACKOFF_MAX_S, _BACKOFF_S * 2 ** min(self._failures, 10))))
+
+    # ── commands ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def write(self, point: BlePoint, value: Value, verify: bool, timeout_s: float) -> Value | None:
+        """Raises CommandError; returns the value read back when that was asked."""
+        data, linear = self._encoded(point, value)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._busy.acquire()
+        except TimeoutError as error:
+            raise CommandError(Outcome.UNAVAILABLE, f"{self.device.name} is busy") from error
+        try:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    peripheral = await self._open()
+            except (DeviceError, TimeoutError) as error:
+                raise CommandError(Outcome.UNAVAILABLE, str(error) or "no connection in time") from error
+            await self._write(peripheral, point, data)
+            return await self._verify(peripheral, point, data, linear) if verify else None
+        finally:
+            try:
+                if not self.device.stays_connected():
+                    await self._close()
+            finally:
+                self._busy.release()
+
+    def _encoded(self, point: BlePoint, value: Value) -> tuple[bytes, Linear]:
+        """The bytes that mean this value, and what leads back to it. Raises CommandError."""
+        linear = Linear.of(point.scale, point.offset, point.unit, point.convert)
+        try:
+            raw = value if isinstance(value, str) else linear.inverse()(value)
+            if isinstance(value, str) and point.enum:
+                raw = next(int(number) for number, text in point.enum.items() if text == value)
+            return self._formats[point.name].encode(raw), linear
+        except StopIteration as error:
+            raise CommandError(Outcome.REJECTED, f"{value!r} is none of the states of {point.name}") from error
+        except (DecodeError, ValueError, ArithmeticError) as error:
+            raise CommandError(Outcome.REJECTED, str(error)) from error
+
+    async def _write(self, peripheral: Peripheral, point: BlePoint, data: bytes) -> None:
+        try:
+            await peripheral.write(point.uuid(), data)
+        except DeviceError as error:
+            outcomes = {Status.EXCEPTION: Outcome.FAILED, Status.CONFIG: Outcome.UNSUPPORTED}
+            raise CommandError(outcomes.get(error.status, Outcome.UNKNOWN), str(error)) from error
+        self._writes += 1
+
+    async def _verify(self, peripheral: Peripheral, point: BlePoint, data: bytes, linear: Linear) -> Value | None:
+        try:
+            read = await peripheral.read(point.uuid())
+        except DeviceError as error:
+            raise CommandError(Outcome.UNKNOWN, f"written, but cannot be read back: {error}") from error
+        raw, _ = self._decoded(point, read)
+        value = raw if raw is None or isinstance(raw, str | bool) else linear(raw)
+        if read != data:
+            raise CommandError(Outcome.FAILED, f"{point.name} reads back as {value}", value)
+        return value
+
+    def status(self) -> dict[str, Json]:
+        return {
+            "address": self.device.address.upper(),
+            "connected": self._peripheral is not None,
+            "connects": self._connects,
+            "failures": self._failures,
+            "reads": self._reads,
+            "notified": self._notified,
+            "writes": self._writes,
+        }

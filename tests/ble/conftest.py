@@ -1,0 +1,136 @@
+"""A connector with unmodified bleak on a private D-Bus, where a fake bluetoothd answers."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.clock import SystemClock
+from gateway.connectors.base import Tools
+from gateway.connectors.ble.config import BleBus, BleDevice
+from gateway.connectors.ble.connector import BleConnector
+from gateway.connectors.ble.link import BleakRadio
+from gateway.errors import LinkError
+from gateway.model import DeviceState, Sample, Status, Value
+from gateway.settings import read
+from gateway.testing.bluez import FakeBluez, private_bus
+
+BOUND_S = 20.0
+"""Until a condition must have come true on a slow machine; nothing waits that long when all is well."""
+
+
+class Ledger:
+    def seen(self, _: object) -> bool:
+        return False
+
+    def settled(self, _: object) -> bool:
+        return False
+
+    def forget(self, _: object) -> None: ...
+
+
+class Rig:
+    """One running connector and what came out of it."""
+
+    def __init__(self, bluez: FakeBluez, bus_address: str) -> None:
+        self.bluez = bluez
+        self.bus_address = bus_address
+        self.samples: list[Sample] = []
+        self.reports: list[tuple[str, DeviceState, str]] = []
+        self.connector: BleConnector
+        self.running: asyncio.Task[None]
+
+    async def emit(self, samples: Sequence[Sample], *, settled: Callable[[], None] | None = None) -> None:
+        self.samples += samples
+
+    def tools(self) -> Tools:
+        return Tools(SystemClock(), Ledger(), lambda _: None, lambda *said: self.reports.append(said))
+
+    def values(self, device: str, point: str) -> list[Value | None]:
+        return [s.values[s.points.index(point)] for s in self.samples if s.device == device and point in s.points]
+
+    def statuses(self, device: str, point: str) -> list[Status]:
+        return [
+            s.status[s.points.index(point)] if s.status else Status.GOOD
+            for s in self.samples
+            if s.device == device and point in s.points
+        ]
+
+    async def until(self, condition: Callable[[], Any], nudge: Callable[[], Any] | None = None) -> None:
+        """Waits for a condition; `nudge` is done again and again meanwhile (a sensor repeats itself)."""
+        async with asyncio.timeout(BOUND_S):
+            while not condition():
+                if self.running.done():
+                    self.running.result()
+                if nudge is not None:
+                    await nudge()
+                await asyncio.sleep(0.01)
+
+    async def link_error(self) -> LinkError:
+        async with asyncio.timeout(BOUND_S):
+            with pytest.raises(LinkError) as caught:
+                await self.running
+        return caught.value
+
+
+def bus(**keys: Any) -> BleBus:
+    table, mistakes = read(BleBus, {"name": "air", "kind": "ble", "scan_mode": "active", **keys})
+    assert table is not None, mistakes
+    return table
+
+
+def device(name: str, address: str, **keys: Any) -> BleDevice:
+    table, mistakes = read(BleDevice, {"name": name, "bus": "air", "address": address, **keys})
+    assert table is not None, mistakes
+    return table
+
+
+Start = Callable[..., AbstractAsyncContextManager[Rig]]
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Short enough for a socket, whatever the name of the test."""
+    with tempfile.TemporaryDirectory(prefix="ble") as path:
+        yield Path(path)
+
+
+@pytest.fixture
+def start(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
+    @asynccontextmanager
+    async def run(
+        devices: Sequence[BleDevice],
+        settings: BleBus | None = None,
+        *,
+        spacing_s: float = 60.0,
+        prepare: Callable[[FakeBluez], Any] = lambda _: None,
+        service: bool = True,
+        **bluez_keys: Any,
+    ) -> AsyncIterator[Rig]:
+        async with private_bus(folder) as address:
+            monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", address)
+            bluez = FakeBluez(address, **bluez_keys)
+            if service:
+                await bluez.start()
+            prepare(bluez)
+            rig = Rig(bluez, address)
+            rng = random.Random(7)
+            rig.connector = BleConnector(
+                settings or bus(), devices, rig.tools(), BleakRadio((settings or bus()).adapter, rng), rng, spacing_s
+            )
+            rig.running = asyncio.create_task(rig.connector.run(rig.emit))
+            try:
+                yield rig
+            finally:
+                rig.running.cancel()
+                await asyncio.wait({rig.running})
+                await bluez.stop()
+
+    return run

@@ -5,7 +5,6 @@ A connector's own structs extend these: `class ModbusPoint(Point): address: …`
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Annotated
 
@@ -52,10 +51,6 @@ class Point(Table, frozen=True, kw_only=True):
     write: Annotated[WriteLimits | None, Key("allows commands to write this point, within limits")] = None
 
     def mistakes(self) -> Iterable[Mistake]:
-        for key in ("scale", "offset", "min", "max", "deadband"):
-            number = getattr(self, key)
-            if number is not None and not math.isfinite(number):
-                yield Mistake((key,), f"{number} is not a number to calculate with")
         if self.scale == 0:
             yield Mistake(("scale",), "scale 0 would make every value the same")
         if self.min is not None and self.max is not None and self.min > self.max:

@@ -101,4 +101,5 @@ class Cell:
 
 
 def ns(seconds: float | None) -> int | None:
-    return None if seconds is None else round(seconds * NS_PER_S)
+    """An interval of 0 asks for nothing."""
+    return round(seconds * NS_PER_S) or None if seconds else None

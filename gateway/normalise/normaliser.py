@@ -64,7 +64,7 @@ class Normaliser:
         pairs: int = _AUTO_PAIRS,
     ) -> None:
         self._points = {rule: {point.name: point for point in group} for rule, group in points.items()}
-        self._heartbeat_ns = round(bad_heartbeat_s * NS_PER_S)
+        self._heartbeat_ns = round(max(bad_heartbeat_s, 1.0) * NS_PER_S)
         self._limit = pairs + sum(len(group) for group in points.values())
         self._homes: dict[str, Home] = {}
         self._plans: dict[_PlanKey, _Plan] = {}
@@ -210,16 +210,17 @@ class Normaliser:
         """Cells to be told as stale, and the instant to say."""
         while self._expiries and self._expiries[0][0] <= now_ns:
             cell = heapq.heappop(self._expiries)[2]
-            at_ns = cell.heard_ns + (cell.expire_ns or 0)
+            expire_ns = cell.expire_ns or 0
+            at_ns = cell.heard_ns + expire_ns
             if cell.status is Status.STALE:
                 at_ns = max(at_ns, cell.told_ns + self._heartbeat_ns)
-            if at_ns > now_ns:
-                self._push(self._expiries, at_ns, cell)
-                continue
-            cell.held = None
-            cell.tell(None, Status.STALE, now_ns)
-            self._push(self._expiries, now_ns + self._heartbeat_ns, cell)
-            yield cell, at_ns
+            if at_ns <= now_ns:
+                cell.held = None
+                cell.tell(None, Status.STALE, now_ns)
+                yield cell, at_ns
+                at_ns = now_ns + self._heartbeat_ns
+            # never later than this: the point may be heard of any moment, and then fall silent again
+            self._push(self._expiries, min(at_ns, now_ns + expire_ns), cell)
 
     def _compile(self, key: _PlanKey, now_ns: int) -> _Plan:
         rule, device, points, units = key

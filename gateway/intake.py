@@ -130,11 +130,12 @@ class Intake:
             shape = row.shape
             width = len(shape.points)
             self._readings += width
-            if shape in self._latest:
-                self._latest.move_to_end(shape)
-            else:
+            known = self._latest.pop(shape, None)
+            if known is None:
                 self._width += width
-            self._latest[shape] = row
+            elif _utc_ms(known, self._state) > _utc_ms(row, self._state):
+                self._latest[shape] = known  # the newest acquisition, not the newest arrival
+            self._latest.setdefault(shape, row)
             for viewer in self._viewers:
                 viewer.show(row, self._state)
         while self._width > _LATEST_READINGS:
@@ -173,9 +174,12 @@ class Intake:
         }
 
 
+def _utc_ms(row: Row, clock: ClockState) -> int:
+    return row.source_ms if row.source_ms is not None else row.at_ms + clock.offset_ms
+
+
 def _readings(row: Row, clock: ClockState) -> Iterator[Reading]:
-    shape = row.shape
-    utc_ms = row.source_ms if row.source_ms is not None else row.at_ms + clock.offset_ms
+    shape, utc_ms = row.shape, _utc_ms(row, clock)
     for i, point in enumerate(shape.points):
         status = row.status[i] if row.status is not None else Status.GOOD
         yield Reading(shape.device, point, row.values[i], shape.units[i], status, utc_ms, clock.trust)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import paho.mqtt.client as mqtt
 
+from gateway.demo.child import until
+
 _PLACES = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"))
 """Debian puts brokers where an ordinary user's PATH does not look."""
 _START_S = 10.0
@@ -53,9 +55,7 @@ async def running(program: str, folder: Path) -> AsyncIterator[Broker]:
     )
     client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id="demo-sensor")
     try:
-        async with asyncio.timeout(_START_S):
-            while not await _listens(port):
-                await asyncio.sleep(0.05)
+        await until(lambda: _listens(port), _START_S, "mosquitto listens")
         await asyncio.to_thread(client.connect, "127.0.0.1", port)
         client.loop_start()
         yield Broker(port, client)

@@ -172,33 +172,33 @@ class Zigbee:
 
 
 class Ruuvi:
-    """A RuuviTag; `advertise(data)` is the air. Its data format 5 carries a 16-bit measurement number."""
+    """A RuuviTag. Its data format 5 carries a 16-bit measurement number."""
 
     name = "fridge"
     address = "F0:12:34:56:78:9A"
     company = 0x0499
+    readings = 10
 
-    def __init__(self, advertise: Callable[[bytes], None]) -> None:
+    def __init__(self) -> None:
         self.produced = 0
-        self._advertise = advertise
 
-    def step(self) -> None:
+    def step(self) -> bytes:
+        """The manufacturer data of the next advertisement.
+
+        https://docs.ruuvi.com/communication/bluetooth-advertisements/data-format-5-rawv2
+        """
         n = self.produced = self.produced + 1
-        # RuuviTag data format 5: https://docs.ruuvi.com/communication/bluetooth-advertisements/data-format-5-rawv2
-        temperature, humidity, pressure = 4 + math.sin(n / 12), 60 + math.sin(n / 8), 101_325
-        self._advertise(
-            struct.pack(
-                ">BhHHhhhHBH6s",
-                5,
-                round(temperature / 0.005),
-                round(humidity / 0.0025),
-                pressure - 50_000,
-                0,
-                0,
-                1000,
-                (2950 - 1600) << 5 | (4 + 40) // 2,
-                1,
-                n,
-                bytes.fromhex(self.address.replace(":", "")),
-            )
+        temperature, humidity, pressure_pa = 4 + math.sin(n / 12), 60 + math.sin(n / 8), 101_325
+        acceleration_mg, battery_mv, power_dbm, movements = (0, 0, 1000), 2950, 4, 1
+        return struct.pack(
+            ">BhHHhhhHBH6s",
+            5,
+            round(temperature / 0.005),
+            round(humidity / 0.0025),
+            pressure_pa - 50_000,
+            *acceleration_mg,
+            (battery_mv - 1600) << 5 | (power_dbm + 40) // 2,
+            movements,
+            n,
+            bytes.fromhex(self.address.replace(":", "")),
         )

@@ -1,0 +1,69 @@
+"""A process of ours: started, watched, ended. Its output goes to a file, so that it never blocks on a full pipe."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+
+from gateway.errors import GatewayError
+
+_POLL_S = 0.02
+
+
+class Child:
+    """`gateway ARGUMENTS…` as a process of its own, run by this Python."""
+
+    def __init__(self, arguments: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> None:
+        self._arguments = arguments
+        self._environment = {**os.environ, **(environment or {})}
+        self.log = log
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
+    async def start(self) -> None:
+        """Starts it (again). Output is appended to the log."""
+        with self.log.open("ab") as output:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "gateway", *self._arguments,
+                stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output, env=self._environment,
+            )  # fmt: skip
+
+    async def end(self, how: signal.Signals = signal.SIGTERM, within_s: float = 20.0) -> int:
+        """Signals it and waits. Returns its exit code; what does not end in time is killed."""
+        assert self._process is not None
+        if self._process.returncode is None:
+            self._process.send_signal(how)
+        try:
+            async with asyncio.timeout(within_s):
+                return await self._process.wait()
+        except TimeoutError:
+            self._process.kill()
+            return await self._process.wait()
+
+    def last_words(self, lines: int = 20) -> str:
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+
+async def until(condition: Callable[[], bool | Awaitable[bool]], within_s: float, what: str) -> None:
+    """Waits for something to become true. Raises GatewayError with `what` when it does not in time."""
+    try:
+        async with asyncio.timeout(within_s):
+            while True:
+                answer = condition()
+                if answer if isinstance(answer, bool) else await answer:
+                    return
+                await asyncio.sleep(_POLL_S)
+    except TimeoutError as error:
+        raise GatewayError(f"{what}: not within {within_s:g} s") from error

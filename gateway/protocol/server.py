@@ -1,4 +1,4 @@
-"""Pure: one session as the server sees it, and the marks that all sessions of one gateway share.
+"""Pure: one session as the server sees it, and the marks that all sessions of one gateway share. `README.md` rules.
 
 What holds, whatever the gateway sends and whatever the disk does:
 
@@ -114,6 +114,10 @@ class Report(NamedTuple):
     stats: Stats
 
 
+class Promoted(NamedTuple):
+    """The standby became the active session: commands come here now."""
+
+
 class Leave(NamedTuple):
     """The gateway closes on purpose."""
 
@@ -124,17 +128,35 @@ class Send(NamedTuple):
     message: FromServer
 
 
-Output = Greet | LookUp | Store | StoreResult | Report | Leave | Send
+Output = Greet | LookUp | Store | StoreResult | Report | Promoted | Leave | Send
+
+
+class Mark(NamedTuple):
+    """What the store knows of one stream; of an unknown one, nothing."""
+
+    number: int = 0
+    lane: Lane | None = None
+    ended: bool = False
 
 
 class _Stream:
-    __slots__ = ("attempt", "committed", "pending")
+    __slots__ = ("attempt", "committed", "end", "lane", "pending")
 
-    def __init__(self, mark: int) -> None:
-        self.committed = mark
-        self.pending = mark
+    def __init__(self, mark: Mark) -> None:
+        self.committed = mark.number
+        self.pending = mark.number
         """Highest number handed to the store."""
+        self.lane = mark.lane
+        self.end = mark.number if mark.ended else None
+        """Number of its end record, once that has been handed over."""
         self.attempt = 0
+
+    def forget(self, mark: int) -> None:
+        """What was handed over beyond this mark does not count."""
+        self.committed = self.pending = mark
+        if self.end is not None and self.end > mark:
+            self.end = None
+        self.attempt += 1
 
 
 class Streams:
@@ -146,7 +168,7 @@ class Streams:
     def __contains__(self, stream: str) -> bool:
         return stream in self._streams
 
-    def learn(self, marks: Mapping[str, int]) -> None:
+    def learn(self, marks: Mapping[str, Mark]) -> None:
         """What the store says of streams; one that is in memory already knows better."""
         for stream, mark in marks.items():
             self._streams.setdefault(stream, _Stream(mark))
@@ -166,8 +188,16 @@ class Streams:
     def attempt(self, stream: str) -> int:
         return self._streams[stream].attempt
 
-    def hand_over(self, stream: str, last: int) -> None:
-        self._streams[stream].pending = last
+    def hand_over(self, entry: Entry) -> None:
+        """The entry goes to the store now. Raises RemoteProtocolError: another lane, or after the end (R5)."""
+        state = self._streams[entry.stream]
+        if state.end is not None:
+            raise RemoteProtocolError(f"number {entry.seq} of stream {entry.stream} comes after its end", 4410)
+        if state.lane is not None and state.lane is not entry.lane:
+            raise RemoteProtocolError(f"stream {entry.stream} is of lane {state.lane}, not {entry.lane}", 4410)
+        state.lane, state.pending = entry.lane, entry.last
+        if entry.kind is RecordKind.END:
+            state.end = entry.last
 
     def settle(self, entry: Entry, mark: int) -> None:
         """The store committed: this is the mark of the stream in that transaction, whether it took the entry or not."""
@@ -176,8 +206,7 @@ class Streams:
             return
         refused = mark < entry.last and entry.attempt == state.attempt
         if refused:
-            state.committed = state.pending = mark
-            state.attempt += 1
+            state.forget(mark)
         elif mark > state.committed:
             state.committed = mark
             state.pending = max(state.pending, mark)
@@ -187,8 +216,7 @@ class Streams:
         for entry in entries:
             state = self._streams.get(entry.stream)
             if state is not None and entry.attempt == state.attempt:
-                state.pending = state.committed
-                state.attempt += 1
+                state.forget(state.committed)
 
 
 class ServerSession:
@@ -200,6 +228,8 @@ class ServerSession:
         self.hello: Hello | None = None
         self._streams = streams
         self._window = window or Window()
+        self.active = False
+        """It carries records, so commands go here; a standby becomes active by the first thing it sends (P4)."""
         self._hello_by: float | None = now + HELLO_WITHIN_S
         self._welcomed = False
         self._held: Batch | Gap | ClockRecord | End | None = None
@@ -218,22 +248,29 @@ class ServerSession:
     def tick(self, now: float) -> None:
         """Raises RemoteProtocolError when the hello is overdue."""
         if self._hello_by is not None and now >= self._hello_by:
-            raise RemoteProtocolError(f"no hello within {HELLO_WITHIN_S:g} s", 1008)
+            raise RemoteProtocolError(f"no hello within {HELLO_WITHIN_S:g} s", 4408)
 
     def receive(self, message: FromGateway) -> list[Output]:
         """One message of the gateway. Raises RemoteProtocolError; its `code` closes the connection."""
         if self._held is not None or (self.hello is not None and not self._welcomed):
             raise LocalProtocolError("the session waits for an answer of the store")
+        if isinstance(message, Hello):
+            return self._greet(message)
+        if self.hello is None:
+            raise RemoteProtocolError("the first message must be hello")
+        promoted: list[Output] = []
+        if not self.active and not isinstance(message, GatewayBye):
+            self.active = True
+            promoted = [Promoted()]
+        return promoted + self._take(message)
+
+    def _take(self, message: Batch | Gap | ClockRecord | End | ResultMessage | Stats | GatewayBye) -> list[Output]:
         match message:
-            case Hello():
-                return self._greet(message)
-            case _ if self.hello is None:
-                raise RemoteProtocolError("the first message must be hello")
             case Batch() | Gap() | ClockRecord() | End():
                 return self._record(message)
             case ResultMessage():
                 if abs(message.utc_ms or 0) > _MAX_TIME_MS:
-                    raise RemoteProtocolError(f"the result of {message.id[:40]!r} ended at no time that there is")
+                    message = msgspec.structs.replace(message, utc_ms=None)  # closing would bring it again for ever
                 return [StoreResult(message)]
             case Stats():
                 return [Report(message)]
@@ -252,14 +289,15 @@ class ServerSession:
         return [Greet(hello)]
 
     def welcome(
-        self, sink: str, marks: Mapping[str, int], open_commands: tuple[str, ...], utc_ms: int, now: float
+        self, sink: str, marks: Mapping[str, Mark], open_commands: tuple[str, ...], utc_ms: int, now: float
     ) -> list[Output]:
         """Answers `Greet`: `marks` of the streams in the hello as the store has them."""
         if self.hello is None or self._welcomed:
             raise LocalProtocolError("welcome answers one hello")
         self._welcomed = True
+        self.active = not self.hello.standby
         offered = [offer.stream for offer in self.hello.streams]
-        self._streams.learn({stream: marks.get(stream, 0) for stream in offered})
+        self._streams.learn({stream: marks.get(stream, Mark()) for stream in offered})
         known = {stream: self._streams.mark(stream) for stream in offered}
         return [
             Send(
@@ -275,7 +313,7 @@ class ServerSession:
             )
         ]
 
-    def learned(self, stream: str, mark: int) -> list[Output]:
+    def learned(self, stream: str, mark: Mark) -> list[Output]:
         """Answers `LookUp`."""
         if self._held is None or self._held.stream != stream:
             raise LocalProtocolError("nobody asked for this stream")
@@ -297,15 +335,19 @@ class ServerSession:
         if seq > expected:
             return self._nack(stream, expected)
         self._discarding.discard(stream)
+        entry = None
+        if last >= expected:
+            entry = self._entry(message, expected, last)
+            self._streams.hand_over(entry)
         attempt, upto = self._under_way.get(stream, (0, 0))
         if not upto:
             attempt = self._streams.attempt(stream)
         self._under_way[stream] = (attempt, max(upto, last))
-        if last < expected:
-            self._told.pop(stream, None)  # it asks again: it is told again
+        if entry is None:
+            if last <= self._streams.mark(stream):
+                self._told[stream] = 0  # it asks again: it is told again
             return []
-        entry = self._entry(message, expected, last)
-        self._streams.hand_over(stream, last)
+        self._told.setdefault(stream, self._streams.mark(stream))
         return [Store(entry)]
 
     def _nack(self, stream: str, expected: int, reason: str = "") -> list[Output]:

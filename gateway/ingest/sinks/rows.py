@@ -84,7 +84,7 @@ def _stamps(group: Group, at_ms: int) -> tuple[list[int], list[int] | None]:
     if group.source_ms is not None:
         forms = [Form.AS_IS.value if own is None else Form.STAMPED.value for own in group.source_ms]
         stamps = [at if own is None else own for at, own in zip(stamps, group.source_ms, strict=True)]
-    if stamps and max(max(stamps), -min(stamps)) > _MAX_TIME_MS:
+    if stamps and (max(stamps) > _MAX_TIME_MS or min(stamps) < -_MAX_TIME_MS):
         raise DecodeError(f"{group.device}: a time that is out of bounds")
     return stamps, forms
 

@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from gateway.errors import DecodeError, StoreError
-from gateway.ingest.sinks.rows import Rows, rows
-from gateway.model import ClockState, RecordKind, Status, Trust
+from gateway.ingest.live import SeriesView, shown
+from gateway.ingest.sinks.rows import Rows, rows, value_of
+from gateway.model import ClockState, GapReason, Lane, RecordKind, Status, Trust
 from gateway.protocol.batch import Body
 from gateway.protocol.messages import GapBody, Hello, ResultMessage
-from gateway.protocol.server import Entry
+from gateway.protocol.server import Entry, Mark
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,8 +47,10 @@ class Verdict(NamedTuple):
 
     mark: int
     """Of its stream, in the transaction that has just been committed."""
-    offset_ms: int | None
-    """By which its readings were stamped; None when none of them was stored."""
+    stored: bool = False
+    """By this commit; else it was there already, or a number before it is missing."""
+    offset_ms: int | None = None
+    """By which its readings were stamped, where it has any."""
 
 
 class StoredResult(NamedTuple):
@@ -171,15 +174,16 @@ class SqliteSink:
 
     # ── sessions ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def marks(self, gateway: str, streams: Iterable[str]) -> dict[str, int]:
-        """Highest number stored; 0 where nothing is. Raises StoreError."""
+    def marks(self, gateway: str, streams: Iterable[str]) -> dict[str, Mark]:
+        """What is stored of each of these streams. Raises StoreError."""
+        sql = "SELECT mark, lane, state = 'ended' FROM stream WHERE gateway = ? AND name = ?"
         found = {}
         for stream in streams:
-            rows = self.query("SELECT mark FROM stream WHERE gateway = ? AND name = ?", (gateway, stream))
-            found[stream] = rows[0][0] if rows else 0
+            known = self.query(sql, (gateway, stream))
+            found[stream] = Mark(known[0][0], Lane(known[0][1]), bool(known[0][2])) if known else Mark()
         return found
 
-    def hello(self, gateway: str, hello: Hello, now_ms: int) -> tuple[dict[str, int], tuple[str, ...]]:
+    def hello(self, gateway: str, hello: Hello, now_ms: int) -> tuple[dict[str, Mark], tuple[str, ...]]:
         """Notes who is there; returns the marks of the offered streams and the commands without a result.
 
         Streams of an earlier process that are not offered any more and never ended, ended uncleanly. A gateway that
@@ -217,6 +221,27 @@ class SqliteSink:
             (gateway, MAX_OPEN_COMMANDS),
         )
         return self.marks(gateway, offered), tuple(row[0] for row in open_commands)
+
+    # ── for people ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def latest(self, limit: int = 20_000) -> list[SeriesView]:
+        """The newest acquisition of each point. Raises StoreError."""
+        found = self.query(
+            "SELECT s.gateway, s.device, s.point, s.unit, r.value, r.form, q.name, r.ts_ms FROM series s"
+            " JOIN reading r ON r.id ="
+            " (SELECT id FROM reading WHERE series = s.id ORDER BY ts_ms DESC, id DESC LIMIT 1)"
+            " JOIN status q ON q.id = r.status ORDER BY s.id LIMIT ?",
+            (limit,),
+        )
+        return [
+            SeriesView(gateway, device, point, unit, *shown(value_of(value, form)), status, ts_ms, "")
+            for gateway, device, point, unit, value, form, status, ts_ms in found
+        ]
+
+    def gaps(self) -> list[tuple[str, GapReason, int | None]]:
+        """Gateway, reason and readings of every gap. Raises StoreError."""
+        found = self.query("SELECT s.gateway, g.reason, g.readings FROM gap g JOIN stream s ON s.id = g.stream")
+        return [(gateway, GapReason(reason), readings) for gateway, reason, readings in found]
 
     # ── records ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -261,7 +286,7 @@ class _Group:
         """The rule of the mark: the number after it is stored, a smaller one is already stored, a larger one not."""
         stream = self._stream(db, entry)
         if entry.seq > stream.mark + 1 or entry.last <= stream.mark:
-            return Verdict(stream.mark, None)
+            return Verdict(stream.mark)
         first = stream.mark + 1
         offset_ms = None
         poison = entry.poison
@@ -279,7 +304,7 @@ class _Group:
         stream.mark = entry.last
         stream.state = "ended" if entry.kind is RecordKind.END else "open"
         self._changed.add((entry.gateway, entry.stream))
-        return Verdict(stream.mark, offset_ms)
+        return Verdict(stream.mark, True, offset_ms)
 
     def _stream(self, db: sqlite3.Connection, entry: Entry) -> _StreamRow:
         key = (entry.gateway, entry.stream)

@@ -1,0 +1,205 @@
+"""Pure: what a person sees of the running server: gateways, the newest value of each point, short trails.
+
+"Newest" is by acquisition: a backlog that arrives late never moves a value back. Viewers are told what changed since
+the version that they have.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from gateway.model import ClockState, GapReason, Status, Value
+from gateway.protocol.batch import Body, Group
+from gateway.protocol.messages import GapBody, Hello
+from gateway.protocol.server import Entry
+
+TRAIL: Final = 60
+"""Points of a sparkline: at one value a second, a minute."""
+MAX_SERIES: Final = 20_000
+"""With its trail, one takes about 1 KiB; what is beyond is stored all the same, only not shown live."""
+_RATE_OVER_MS: Final = 5_000
+
+
+class GatewayView(msgspec.Struct):
+    """One gateway as viewers are told."""
+
+    name: str
+    online: bool = False
+    endpoints: list[str] = []
+    standbys: int = 0
+    software: str = ""
+    since_ms: int | None = None
+    seen_ms: int | None = None
+    lag_ms: int | None = None
+    """Acquisition to store of the newest batch; only where the gateway's clock is trusted."""
+    trust: str = ""
+    readings: int = 0
+    """Since the server started."""
+    rate: float = 0.0
+    """Readings a second over the last seconds."""
+    gaps: int = 0
+    lost: int = 0
+    lost_unknown: bool = False
+    stats: dict[str, Any] = {}
+
+
+class SeriesView(msgspec.Struct):
+    gateway: str
+    device: str
+    point: str
+    unit: str
+    text: str
+    """The value exactly; JavaScript numbers end at 2^53."""
+    number: float | None
+    """For the trail."""
+    status: str
+    ts_ms: int
+    trust: str
+
+
+class _Series:
+    __slots__ = ("trail", "version", "view")
+
+    def __init__(self, view: SeriesView, version: int) -> None:
+        self.view = view
+        self.version = version
+        self.trail: deque[float | None] = deque([view.number], TRAIL)
+
+
+class LiveState:
+    """Fed by the server on its event loop."""
+
+    def __init__(self) -> None:
+        self.gateways: dict[str, GatewayView] = {}
+        self.version = 0
+        self._series: dict[tuple[str, str, str], _Series] = {}
+        self._counted: dict[str, deque[tuple[int, int]]] = {}
+
+    # ── in ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def gateway(self, name: str) -> GatewayView:
+        return self.gateways.setdefault(name, GatewayView(name))
+
+    def sessions(self, name: str, endpoints: list[str], standbys: int, now_ms: int) -> None:
+        """Which sessions it has now."""
+        view = self.gateway(name)
+        if bool(endpoints) != view.online:
+            view.since_ms = now_ms
+        view.online, view.endpoints, view.standbys = bool(endpoints), endpoints, standbys
+
+    def hello(self, name: str, hello: Hello) -> None:
+        view = self.gateway(name)
+        view.software, view.trust = hello.software, hello.clock.trust.value
+
+    def stats(self, name: str, values: Mapping[str, Any]) -> None:
+        self.gateway(name).stats = dict(values)
+
+    def stored(self, entry: Entry, offset_ms: int | None, now_ms: int) -> None:
+        """The entry has been committed; `offset_ms` is what its stamps were made with."""
+        view = self.gateway(entry.gateway)
+        view.seen_ms = now_ms
+        match entry.body:
+            case Body() if offset_ms is not None:
+                self._batch(view, entry.body, offset_ms, now_ms)
+            case GapBody():
+                self.gap(entry.gateway, entry.body.reason, entry.body.readings)
+            case ClockState():
+                view.trust = entry.body.trust.value
+
+    def gap(self, name: str, reason: GapReason, readings: int | None) -> None:
+        view = self.gateway(name)
+        if reason is not GapReason.STORED_ELSEWHERE:
+            view.gaps += 1
+            view.lost += readings or 0
+            view.lost_unknown |= readings is None
+
+    def seed(self, series: Iterable[SeriesView]) -> None:
+        """What the store knows when the server starts."""
+        for view in series:
+            self.gateway(view.gateway)
+            self._put(view)
+
+    def _batch(self, view: GatewayView, body: Body, offset_ms: int, now_ms: int) -> None:
+        self.version += 1
+        view.trust = body.clock.trust.value
+        newest, readings = 0, 0
+        for group in body.groups:
+            if group.t:
+                newest = max(newest, self._group(view.name, group, body, offset_ms))
+                readings += len(group.t) * len(group.points)
+        if body.clock.error_ms >= 0 and newest:
+            view.lag_ms = max(0, now_ms - newest)
+        view.readings += readings
+        self._counted.setdefault(view.name, deque(maxlen=4096)).append((now_ms, readings))
+
+    def _group(self, gateway: str, group: Group, body: Body, offset_ms: int) -> int:
+        at_ms = body.base_ms + offset_ms
+        newest, row = -(2**63), 0
+        for k, step in enumerate(group.t):
+            at_ms += step
+            own = group.source_ms[k] if group.source_ms is not None else None
+            stamp = at_ms if own is None else own
+            if stamp >= newest:
+                newest, row = stamp, k
+        for i, point in enumerate(group.points):
+            column = group.q[i] if group.q is not None else None
+            status = Status.GOOD if column is None else column[row]
+            text, number = shown(group.v[i][row])
+            self._put(
+                SeriesView(
+                    gateway,
+                    group.device,
+                    point,
+                    group.units[i],
+                    text,
+                    number,
+                    status.value,
+                    newest,
+                    body.clock.trust.value,
+                )
+            )
+        return newest
+
+    def _put(self, view: SeriesView) -> None:
+        key = (view.gateway, view.device, view.point)
+        known = self._series.get(key)
+        if known is None:
+            if len(self._series) < MAX_SERIES:
+                self._series[key] = _Series(view, self.version)
+        elif view.ts_ms >= known.view.ts_ms:
+            known.view, known.version = view, self.version
+            known.trail.append(view.number)
+
+    # ── out ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def gateways_at(self, now_ms: int) -> list[GatewayView]:
+        """By name, rates brought up to date."""
+        for name, view in self.gateways.items():
+            counted = self._counted.get(name)
+            while counted and counted[0][0] < now_ms - _RATE_OVER_MS:
+                counted.popleft()
+            view.rate = sum(n for _, n in counted) * 1000 / _RATE_OVER_MS if counted else 0.0
+        return [self.gateways[name] for name in sorted(self.gateways)]
+
+    def series(self) -> list[tuple[SeriesView, list[float | None]]]:
+        """All of them with their trails, in order of their names."""
+        return [(self._series[key].view, list(self._series[key].trail)) for key in sorted(self._series)]
+
+    def changed(self, since: int) -> list[SeriesView]:
+        """Those that a viewer who has version `since` does not know yet."""
+        return [each.view for each in self._series.values() if each.version > since]
+
+
+def shown(value: Value | None) -> tuple[str, float | None]:
+    """As text, exact, and as a number where it is one."""
+    if value is None:
+        return "", None
+    if isinstance(value, bool):
+        return ("true" if value else "false"), float(value)
+    if isinstance(value, str):
+        return value[:200], None
+    return repr(value), float(value)

@@ -1,0 +1,1 @@
+"""The page that shows what arrives: files without a build step, and the path that feeds them."""

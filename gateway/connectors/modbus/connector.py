@@ -1,0 +1,421 @@
+"""One Modbus bus, driven by one task.
+
+The task owns the line: polls and commands are transactions in one queue, never two at once. Callers of `execute` wait
+for a future, so cancelling one takes back a command that has not started and never cuts a transaction in two.
+
+A device that does not answer rests (`Schedule`) while its neighbours go on. A line on which no device at all answers is
+closed and opened again before the next probe. The medium going away ends `run` with `LinkError`, after every point has
+been marked `bad:device_offline`; but a TCP peer that closed a connection which worked is simply connected to again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from gateway.connectors.base import Emit, Tools
+from gateway.connectors.modbus.client import Reply, Request
+from gateway.connectors.modbus.config import AnyBus, ModbusDevice, Spot, TcpBus, cost, gap_s, reads, spot
+from gateway.connectors.modbus.link import Acquired, Line
+from gateway.connectors.modbus.planner import Read, split
+from gateway.connectors.modbus.values import (
+    alone,
+    decoded,
+    engineering,
+    raw_of,
+    read_request,
+    reason_of,
+    write_request,
+)
+from gateway.connectors.schedule import Job, Next, Schedule, Turn
+from gateway.errors import CommandError, LinkError
+from gateway.model import DeviceState, Json, Outcome, Sample, Status, Value, Write
+
+log = logging.getLogger(__name__)
+
+_QUEUE_MAX = 64
+"""Commands that wait; the next one is refused as unavailable. At 50 ms each these take 3 s."""
+_BEAT_S = 30.0
+_BUSY_PAUSE_S = 0.2
+"""Before a device that said busy (exception 5 or 6) is asked again; 100 to 500 ms are usual."""
+_BUSY_TRIES = 3
+_REFUSED_S = 3600.0
+"""A point that the device refuses for good is asked for again so often: firmware may be updated, a map corrected."""
+
+_Job = Job[Read[Spot]]
+
+
+class _Waiting(NamedTuple):
+    """A command and who waits for it."""
+
+    write: Write
+    target: Spot
+    done: asyncio.Future[Value | None]
+
+
+_REFUSED_FOR_GOOD = (1, 2, 3)
+_BUSY = (5, 6)
+_GATEWAY = (10, 11)
+
+
+class _Counters:
+    def __init__(self) -> None:
+        self.succeeded = 0
+        self.failed = 0
+        self.exceptions = 0
+
+
+class ModbusConnector:
+    """See the module."""
+
+    def __init__(self, bus: AnyBus, devices: Sequence[ModbusDevice], tools: Tools) -> None:
+        self._bus = bus
+        self._tools = tools
+        self._devices = {device.name: device for device in devices}
+        self._spots = {
+            (device.name, point.name): spot(bus, device, point) for device in devices for point in device.points
+        }
+        self._units = {device.name: device.unit_id for device in devices}
+        self._gaps = {device.name: gap_s(bus, device) for device in devices}
+        self._counters = {device.name: _Counters() for device in devices}
+        self._late: dict[int, int] = {}
+        self._waiting: deque[_Waiting] = deque()
+        self._wake = asyncio.Event()
+        self._schedule: Schedule[Read[Spot]] | None = None
+        self._line: Line | None = None
+        self._heard = False
+        self._unanswered = 0
+        self._busy_s = 0.0
+        self._started = tools.clock.monotonic()
+        self._reopened = 0
+        self._refused_until: dict[_Job, float] = {}
+
+    # ---- what others call
+
+    async def run(self, emit: Emit) -> None:
+        clock = self._tools.clock
+        jobs = [
+            Job(device.name, interval, read, cost(self._bus, device).of(read.table, read.quantity))
+            for device in self._devices.values()
+            for interval, read in reads(self._bus, device)
+        ]
+        self._schedule = schedule = Schedule(jobs, clock.monotonic())
+        try:
+            await self._open()
+            while True:
+                self._tools.beat(_BEAT_S)
+                self._wake.clear()
+                await self._keep_line()
+                now = clock.monotonic()
+                if (waiting := self._command(now)) is not None:
+                    await self._obey(waiting)
+                elif (turn := schedule.pick(now, self._free_at)) is not None:
+                    await self._take(turn, emit)
+                else:
+                    await self._sleep(min(schedule.next_at(self._free_at), self._command_at(), now + _BEAT_S / 2))
+        except LinkError:
+            await self._all_offline(emit)
+            raise
+        finally:
+            self._close()
+            while self._waiting:
+                self._refuse(self._waiting.popleft(), Outcome.UNAVAILABLE, "the bus is gone")
+            self._schedule = None
+
+    async def execute(self, write: Write) -> Value | None:
+        target = self._spots.get((write.device, write.point))
+        if target is None or target.point.write is None:
+            raise CommandError(Outcome.UNSUPPORTED, f"{write.device}/{write.point} cannot be written")
+        if self._schedule is None or self._line is None:
+            raise CommandError(Outcome.UNAVAILABLE, "the bus is not open")
+        if self._schedule.state(write.device) is DeviceState.OFFLINE:
+            raise CommandError(Outcome.UNAVAILABLE, f"{write.device} is offline")
+        if len(self._waiting) >= _QUEUE_MAX:
+            raise CommandError(Outcome.UNAVAILABLE, f"{_QUEUE_MAX} commands wait already")
+        try:
+            write_request(0, target, raw_of(target, write.value))
+        except ValueError as error:
+            raise CommandError(Outcome.REJECTED, str(error)) from error
+        done: asyncio.Future[Value | None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Waiting(write, target, done))
+        self._wake.set()
+        return await done
+
+    def status(self) -> dict[str, Json]:
+        schedule = self._schedule
+        late = self._late_discarded()
+        wall = max(self._tools.clock.monotonic() - self._started, 1e-9)
+        return {
+            "open": self._line is not None,
+            "utilisation": round(self._busy_s / wall, 4),
+            "skipped": schedule.skipped if schedule else 0,
+            "reopened": self._reopened,
+            "commands_waiting": len(self._waiting),
+            "local_echo": self._line.client.echo if self._line else None,
+            "requests": len(schedule.jobs) if schedule else 0,
+            "devices": {
+                name: {
+                    "unit": self._units[name],
+                    "state": str(schedule.state(name)) if schedule else str(DeviceState.OFFLINE),
+                    "succeeded": counters.succeeded,
+                    "failed": counters.failed,
+                    "exceptions": counters.exceptions,
+                    "late_discarded": late.get(self._units[name], 0),
+                }
+                for name, counters in self._counters.items()
+            },
+        }
+
+    # ---- the line
+
+    async def _open(self) -> None:
+        line = Line(self._bus, self._tools.clock, self._wake.set)
+        try:
+            await line.open()
+        except BaseException:
+            line.close()
+            raise
+        self._line, self._heard, self._unanswered = line, False, 0
+
+    def _close(self) -> None:
+        if self._line is not None:
+            self._late = self._late_discarded()
+            self._line.close()
+            self._line = None
+
+    async def _keep_line(self) -> None:
+        """Opens the line again where that may help.
+
+        Raises:
+            LinkError: it is gone for good.
+        """
+        assert self._line is not None
+        assert self._schedule is not None
+        lost = self._line.lost
+        if lost is not None and not (isinstance(self._bus, TcpBus) and self._heard):
+            raise lost
+        # everybody was asked twice and more without an answer: the fault may be the medium's
+        silent = self._schedule.all_offline() and self._unanswered >= 2 * len(self._devices)
+        if lost is not None or silent:
+            self._close()
+            self._reopened += 1
+            await self._open()
+
+    def _free_at(self, device: str) -> float:
+        assert self._line is not None
+        return self._line.client.free_at(self._units[device], self._gaps[device])
+
+    def _late_discarded(self) -> dict[int, int]:
+        total = dict(self._late)
+        for unit, count in (self._line.client.late_discarded if self._line else {}).items():
+            total[unit] = total.get(unit, 0) + count
+        return total
+
+    async def _ask(self, device: str, request: Request) -> Acquired:
+        """One transaction; a TCP connection that breaks under it counts as silence if it ever worked."""
+        assert self._line is not None
+        clock = self._tools.clock
+        before = clock.monotonic()
+        try:
+            acquired = await self._line.ask(request, self._gaps[device])
+        except LinkError:
+            if not (isinstance(self._bus, TcpBus) and self._heard):
+                raise
+            acquired = Acquired(Reply(None, fault=Status.COMM_TIMEOUT), clock.boot_ns())
+        finally:
+            self._busy_s += clock.monotonic() - before
+        if acquired.reply.heard:
+            self._heard, self._unanswered = True, 0
+        else:
+            self._unanswered += 1
+        return acquired
+
+    async def _sleep(self, until: float) -> None:
+        try:
+            async with asyncio.timeout(max(0.0, until - self._tools.clock.monotonic())):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+
+    # ---- polls
+
+    async def _take(self, turn: Next[Read[Spot]], emit: Emit) -> None:
+        assert self._schedule is not None
+        schedule, job, clock = self._schedule, turn.job, self._tools.clock
+        if turn.turn is Turn.OFFLINE:
+            await self._emit_bad(emit, job, Status.DEVICE_OFFLINE, clock.boot_ns())
+            schedule.advance(job, clock.monotonic())
+            return
+        if self._refused_until.get(job, 0.0) > clock.monotonic() and turn.turn is Turn.READ:
+            await self._emit_bad(emit, job, Status.CONFIG, clock.boot_ns())
+            schedule.advance(job, clock.monotonic())
+            return
+        acquired = await self._ask(job.device, read_request(self._units[job.device], job.work))
+        reply, now = acquired.reply, clock.monotonic()
+        if reply.doubtful:
+            return  # still due; the client knows when to ask again
+        if reply.data is not None:
+            self._counters[job.device].succeeded += 1
+            self._refused_until.pop(job, None)
+            self._answered(job.device)
+            schedule.advance(job, now)
+            values, status = decoded(job.work, reply.data)
+            names = tuple(item.key.point.name for item in job.work.items)
+            await emit([Sample(job.device, names, values, acquired.at_ns, status)])
+        elif reply.code:
+            await self._refused(turn, reply.code, acquired.at_ns, emit)
+        else:
+            await self._silent(turn, reply.fault or Status.COMM_TIMEOUT, acquired.at_ns, emit)
+
+    async def _refused(self, turn: Next[Read[Spot]], code: int, at_ns: int, emit: Emit) -> None:
+        """The device answered with an exception."""
+        assert self._schedule is not None
+        schedule, job, now = self._schedule, turn.job, self._tools.clock.monotonic()
+        self._counters[job.device].exceptions += 1
+        if code in _GATEWAY:  # a gateway speaks for a unit that it does not reach
+            await self._silent(turn, Status.EXCEPTION, at_ns, emit, reason_of(code))
+            return
+        self._answered(job.device)
+        if code in (2, 3) and len(job.work.items) > 1:
+            halves = split(job.work)
+            share = job.cost / 2
+            schedule.replace(job, [Job(job.device, job.interval, half, share) for half in halves])
+            return
+        if code in _BUSY and job.tries < _BUSY_TRIES:
+            schedule.again(job, now + _BUSY_PAUSE_S)
+            return
+        if code not in (*_REFUSED_FOR_GOOD, *_BUSY) and job.tries < self._bus.retries:
+            schedule.again(job, now)
+            return
+        status = Status.EXCEPTION
+        if code in _REFUSED_FOR_GOOD:
+            status = Status.CONFIG
+            if job not in self._refused_until:
+                names = ", ".join(item.key.point.name for item in job.work.items)
+                log.warning("%s refuses %s: %s", job.device, names, reason_of(code))
+            self._refused_until[job] = now + _REFUSED_S
+        schedule.advance(job, now)
+        await self._emit_bad(emit, job, status, at_ns)
+
+    async def _silent(self, turn: Next[Read[Spot]], status: Status, at_ns: int, emit: Emit, why: str = "") -> None:
+        """The device did not answer, or not intelligibly."""
+        assert self._schedule is not None
+        schedule, job, now = self._schedule, turn.job, self._tools.clock.monotonic()
+        self._counters[job.device].failed += 1
+        # only a device that was well is asked again: the tries for a dead one would be paid by its neighbours
+        if turn.turn is Turn.READ and schedule.failures(job.device) == 0 and job.tries < self._bus.retries:
+            schedule.again(job, now)
+            return
+        if schedule.failed(job.device, now):
+            self._tools.report(job.device, schedule.state(job.device), why or status.reason)
+        if turn.turn is Turn.READ:
+            schedule.advance(job, now)
+            await self._emit_bad(emit, job, status, at_ns)
+
+    def _answered(self, device: str) -> None:
+        assert self._schedule is not None
+        if self._schedule.succeeded(device, self._tools.clock.monotonic()):
+            self._tools.report(device, DeviceState.ONLINE, "")
+
+    async def _emit_bad(self, emit: Emit, job: _Job, status: Status, at_ns: int) -> None:
+        names = tuple(item.key.point.name for item in job.work.items)
+        await emit([Sample(job.device, names, (None,) * len(names), at_ns, (status,) * len(names))])
+
+    async def _all_offline(self, emit: Emit) -> None:
+        assert self._schedule is not None
+        for device in self._devices:
+            self._tools.report(device, DeviceState.OFFLINE, "the bus is gone")
+        for job in self._schedule.jobs:
+            await self._emit_bad(emit, job, Status.DEVICE_OFFLINE, self._tools.clock.boot_ns())
+
+    # ---- commands
+
+    def _command(self, now: float) -> _Waiting | None:
+        """The first command whose device may be asked, if it is the commands' turn."""
+        assert self._schedule is not None
+        for waiting in list(self._waiting):
+            if waiting.done.done():
+                self._waiting.remove(waiting)  # its caller has gone
+            elif self._free_at(waiting.write.device) <= now:
+                if not self._schedule.command_may_go(now, self._free_at):
+                    return None
+                self._waiting.remove(waiting)
+                return waiting
+        return None
+
+    def _command_at(self) -> float:
+        return min((self._free_at(waiting.write.device) for waiting in self._waiting), default=float("inf"))
+
+    async def _obey(self, waiting: _Waiting) -> None:
+        try:
+            value = await self._write(waiting)
+        except CommandError as error:
+            if not waiting.done.done():
+                waiting.done.set_exception(error)
+        except BaseException:
+            self._refuse(waiting, Outcome.UNKNOWN, "the bus went away during the write")
+            raise
+        else:
+            if not waiting.done.done():
+                waiting.done.set_result(value)
+
+    def _refuse(self, waiting: _Waiting, outcome: Outcome, reason: str) -> None:
+        if not waiting.done.done():
+            waiting.done.set_exception(CommandError(outcome, reason))
+
+    async def _write(self, waiting: _Waiting) -> Value | None:
+        assert self._schedule is not None
+        assert self._line is not None
+        write, target = waiting.write, waiting.target
+        device, unit = write.device, self._units[write.device]
+        if self._schedule.state(device) is DeviceState.OFFLINE:
+            raise CommandError(Outcome.UNAVAILABLE, f"{device} is offline")
+        if self._line.client.echo is None:
+            # the echo of a write looks like its success; a read of the same point shows which line this is
+            await self._ask(device, read_request(unit, alone(target)))
+            if self._line.client.echo is None:
+                raise CommandError(Outcome.UNAVAILABLE, f"{device} does not answer")
+        raw = raw_of(target, write.value)
+        request = write_request(unit, target, raw)
+        reply = (await self._ask(device, request)).reply
+        for _ in range(_BUSY_TRIES):
+            if reply.code != 6:
+                break
+            await asyncio.sleep(_BUSY_PAUSE_S)
+            reply = (await self._ask(device, request)).reply
+        if reply.code and reply.code != 5:
+            raise CommandError(Outcome.FAILED, reason_of(reply.code))
+        sure = reply.data is not None
+        verify = write.verify or (target.point.write is not None and target.point.write.verify)
+        if not sure and not verify:
+            raise CommandError(Outcome.UNKNOWN, reason_of(reply.code) if reply.code else f"{device} did not answer")
+        if sure:
+            self._answered(device)
+        self._expedite(target)
+        return await self._verified(device, target, raw, sure) if verify else None
+
+    async def _verified(self, device: str, target: Spot, raw: Value, sure: bool) -> Value:
+        """Reads the point back: it alone can say what became of a write whose reply was lost."""
+        read = alone(target)
+        reply = (await self._ask(device, read_request(self._units[device], read))).reply
+        if reply.doubtful:
+            reply = (await self._ask(device, read_request(self._units[device], read))).reply
+        if reply.data is None:
+            raise CommandError(Outcome.UNKNOWN, f"{device} did not answer when the point was read back")
+        (found,), _ = decoded(read, reply.data)
+        wanted = decoded(read, write_request(0, target, raw).data)[0][0] if not target.table.bits else bool(raw)
+        value = engineering(target, found)
+        if found == wanted and value is not None:
+            return value
+        outcome = Outcome.FAILED if sure else Outcome.UNKNOWN
+        raise CommandError(outcome, f"{target.point.name} reads back as {value}", value)
+
+    def _expedite(self, target: Spot) -> None:
+        """The new value is read at once, so that everybody sees it."""
+        assert self._schedule is not None
+        for job in self._schedule.jobs:
+            if any(item.key.point is target.point for item in job.work.items):
+                self._schedule.expedite(job, self._tools.clock.monotonic())

@@ -1,0 +1,113 @@
+"""Pure: between points and what travels: requests out of reads and writes, values out of answers.
+
+A write means engineering units: `scale`, `offset` and `enum` are undone, and what a register cannot hold exactly is
+rounded to the nearest value that it can.
+"""
+
+from __future__ import annotations
+
+import math
+
+from gateway.codec.words import Family
+from gateway.connectors.modbus.client import EXCEPTIONS, Function, Request
+from gateway.connectors.modbus.config import Spot
+from gateway.connectors.modbus.planner import Item, Read, Table
+from gateway.model import Status, Value
+
+_READ = {
+    Table.COIL: Function.READ_COILS,
+    Table.DISCRETE: Function.READ_DISCRETE_INPUTS,
+    Table.HOLDING: Function.READ_HOLDING_REGISTERS,
+    Table.INPUT: Function.READ_INPUT_REGISTERS,
+}
+_ON, _OFF = b"\xff\x00", b"\x00\x00"  # of function 5 (V1.1b3 §6.5)
+
+
+def read_request(unit: int, read: Read[Spot]) -> Request:
+    return Request(unit, _READ[read.table], read.address, read.quantity)
+
+
+def alone(spot: Spot) -> Read[Spot]:
+    """A read of one point only."""
+    return Read(spot.table, spot.address, spot.width, (Item(spot, spot.address, spot.width),))
+
+
+def decoded(read: Read[Spot], data: bytes) -> tuple[tuple[Value | None, ...], tuple[Status, ...] | None]:
+    """Raw values of all items in order, and their status; None when all are good."""
+    values: list[Value | None] = []
+    for item in read.items:
+        at = item.address - read.address
+        if read.table.bits:
+            values.append(bool(data[at // 8] >> at % 8 & 1))
+        else:
+            values.append(item.key.word.decode(data[2 * at : 2 * (at + item.width)]))
+    if None not in values:
+        return tuple(values), None
+    return tuple(values), tuple(Status.SENSOR_FAULT if value is None else Status.GOOD for value in values)
+
+
+def write_request(unit: int, spot: Spot, raw: Value) -> Request:
+    """
+    Raises:
+        ValueError: the point cannot hold the value.
+    """
+    fc: int | None = spot.point.write.fc if spot.point.write else None
+    if spot.table is Table.COIL:
+        on = bool(raw)
+        if fc == Function.WRITE_MULTIPLE_COILS:
+            return Request(unit, Function.WRITE_MULTIPLE_COILS, spot.address, 1, bytes([on]))
+        return Request(unit, Function.WRITE_SINGLE_COIL, spot.address, 1, _ON if on else _OFF)
+    data = spot.word.encode(raw)
+    if spot.word.family is Family.STRING:
+        data = data.ljust(2 * spot.width, b"\0")
+    data = data.rjust(2 * spot.width, b"\0")  # a bool is the low byte of its register
+    if spot.width == 1 and fc != Function.WRITE_MULTIPLE_REGISTERS:
+        return Request(unit, Function.WRITE_SINGLE_REGISTER, spot.address, 1, data)
+    return Request(unit, Function.WRITE_MULTIPLE_REGISTERS, spot.address, spot.width, data)
+
+
+def raw_of(spot: Spot, value: Value) -> Value:
+    """What the device shall hold when a person says `value`.
+
+    Raises:
+        ValueError: it means nothing for this point.
+    """
+    point, family = spot.point, spot.word.family
+    if isinstance(value, str):
+        if family is Family.STRING:
+            return value
+        texts = {text: raw for raw, text in point.enum.items()}
+        if value not in texts:
+            raise ValueError(f"{value!r} is not a number" + (f" or one of {', '.join(texts)}" if texts else ""))
+        value = float(texts[value])
+        return int(value) if value.is_integer() else value
+    if spot.table.bits or family is Family.BOOL:
+        if value not in (0, 1):
+            raise ValueError(f"{value!r} is neither true nor false")
+        return bool(value)
+    if not math.isfinite(value):
+        raise ValueError(f"{value!r} is not a number that can be written")
+    raw: float = value
+    if point.scale != 1.0 or point.offset != 0.0:
+        if point.scale == 0.0:
+            raise ValueError("scale = 0 cannot be undone")
+        raw = (value - point.offset) / point.scale
+    return round(raw) if spot.word.integral else float(raw)
+
+
+def engineering(spot: Spot, raw: Value | None) -> Value | None:
+    """What a person calls this raw value."""
+    point = spot.point
+    if raw is None or isinstance(raw, bool | str):
+        return raw
+    if str(raw) in point.enum:
+        return point.enum[str(raw)]
+    if point.scale == 1.0 and point.offset == 0.0:
+        return raw
+    # 3 × 0.1 is 0.3: twelve digits are more than any register has, and hide what binary fractions add
+    value = float(f"{raw * point.scale + point.offset:.12g}")
+    return value if point.digits is None else round(value, point.digits)
+
+
+def reason_of(code: int) -> str:
+    return f"{EXCEPTIONS.get(code, 'unknown exception')} (exception {code})"

@@ -83,8 +83,8 @@ class MqttConnector:
                 ticks = group.create_task(self._tick(link), name=f"mqtt-{self._bus.name}-tick")
                 try:
                     await self._pump(link, emit)
-                except LinkError as error:
-                    failure = error
+                except LinkError:
+                    failure = await link.diagnosed()
                 finally:
                     ticks.cancel()
         finally:

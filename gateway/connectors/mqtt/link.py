@@ -43,6 +43,10 @@ class Refused(LinkError):
     """The broker does not speak this version of the protocol."""
 
 
+class _HungUp(LinkError):
+    """The connection ended without a word."""
+
+
 class Session(NamedTuple):
     """What the broker said to our CONNECT."""
 
@@ -222,6 +226,24 @@ class Link(asyncio.Protocol):
         finally:
             self._publishes.pop(info.mid, None)
 
+    async def diagnosed(self) -> LinkError:
+        """Why the link ended, with a second look where the broker gave no reason.
+
+        mosquitto 2.0 says nothing to a client whose session another client takes over; it just closes. A broker that
+        closes one connection and accepts the next is alive, and meant it.
+        """
+        failure = self._failure or LinkError("the broker is gone")
+        if not isinstance(failure, _HungUp):
+            return failure
+        try:
+            async with asyncio.timeout(self._bus.connect_timeout):
+                _, writer = await asyncio.open_connection(self._bus.host, self._bus.tcp_port)
+        except (OSError, TimeoutError):
+            return failure
+        writer.close()
+        whose = self._options.client_id
+        return LinkError(f"the broker closed the connection: session taken over? Who else has client_id {whose!r}?")
+
     def tick(self) -> None:
         """Keepalive; call it about once a second."""
         if self._failure is not None:
@@ -271,7 +293,7 @@ class Link(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         text = f"the broker is gone: {error}" if error else "the broker closed the connection"
         # an old broker hangs up on a CONNECT that it does not understand
-        self._fail(LinkError(text) if self._connack.done() else Refused(text))
+        self._fail(_HungUp(text) if self._connack.done() else Refused(text))
 
     # --- paho's side
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,27 +38,39 @@ Properties = dict[str, Variant]
 Interfaces = dict[str, Properties]
 
 
-@asynccontextmanager
-async def private_bus(folder: Path) -> AsyncIterator[str]:
-    """Runs a dbus-daemon of its own in `folder` (a short path: a socket's has 107 characters); yields its address."""
-    config, socket = folder / "bus.conf", folder / "bus"
-    socket.unlink(missing_ok=True)
-    config.write_text(_CONFIG.format(socket=socket))
-    daemon = await asyncio.create_subprocess_exec(
-        "dbus-daemon", f"--config-file={config}", "--nofork", "--nopidfile", "--print-address=1",
-        stdout=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        assert daemon.stdout is not None
+class PrivateBus:
+    """A dbus-daemon of its own in `folder` (a short path: that of a socket has at most 107 characters)."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._daemon: asyncio.subprocess.Process | None = None
+        self.address = f"unix:path={folder / 'bus'}"
+        """For DBUS_SYSTEM_BUS_ADDRESS; the same after every start."""
+
+    async def start(self) -> None:
+        config, socket = self._folder / "bus.conf", self._folder / "bus"
+        socket.unlink(missing_ok=True)
+        config.write_text(_CONFIG.format(socket=socket))
+        self._daemon = await asyncio.create_subprocess_exec(
+            "dbus-daemon", f"--config-file={config}", "--nofork", "--nopidfile", "--print-address=1",
+            stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        assert self._daemon.stdout is not None
         async with asyncio.timeout(_START_S):
-            address = (await daemon.stdout.readline()).decode().strip()
-        if not address:
-            raise RuntimeError("dbus-daemon did not start")
-        yield address
-    finally:
-        if daemon.returncode is None:
-            daemon.terminate()
-        await daemon.wait()
+            if not await self._daemon.stdout.readline():
+                raise RuntimeError("dbus-daemon did not start")
+
+    async def stop(self) -> None:
+        if self._daemon is not None and self._daemon.returncode is None:
+            self._daemon.terminate()
+            await self._daemon.wait()
+
+    async def __aenter__(self) -> PrivateBus:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
 
 
 class FakeBluez:
@@ -83,6 +94,8 @@ class FakeBluez:
         """Devices advertise and nothing is told: a stalled controller."""
         self.read_only: set[str] = set()
         """UUIDs that swallow a write: the value stays."""
+        self.most_connected = 0
+        """Devices connected at the same time, at most so far."""
 
     # ── the service ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -321,6 +334,9 @@ class FakeBluez:
 
     def _connect(self, message: Message, path: str) -> Message:
         on = Variant("b", True)
+        self._objects[path][_DEVICE]["Connected"] = on
+        devices = [interfaces[_DEVICE] for interfaces in self._objects.values() if _DEVICE in interfaces]
+        self.most_connected = max(self.most_connected, sum(bool(device["Connected"].value) for device in devices))
         self._later(self._change(path, _DEVICE, {"Connected": on, "ServicesResolved": on}))
         return Message.new_method_return(message)
 

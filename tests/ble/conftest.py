@@ -20,7 +20,7 @@ from gateway.connectors.ble.link import BleakRadio
 from gateway.errors import LinkError
 from gateway.model import DeviceState, Sample, Status, Value
 from gateway.settings import read
-from gateway.testing.bluez import FakeBluez, private_bus
+from gateway.testing.bluez import FakeBluez, PrivateBus
 
 BOUND_S = 20.0
 """Until a condition must have come true on a slow machine; nothing waits that long when all is well."""
@@ -39,9 +39,10 @@ class Ledger:
 class Rig:
     """One running connector and what came out of it."""
 
-    def __init__(self, bluez: FakeBluez, bus_address: str) -> None:
+    def __init__(self, dbus: PrivateBus, bluez: FakeBluez, build: Callable[[Rig], BleConnector]) -> None:
+        self.dbus = dbus
         self.bluez = bluez
-        self.bus_address = bus_address
+        self.build = build
         self.samples: list[Sample] = []
         self.reports: list[tuple[str, DeviceState, str]] = []
         self.connector: BleConnector
@@ -114,17 +115,19 @@ def start(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
         service: bool = True,
         **bluez_keys: Any,
     ) -> AsyncIterator[Rig]:
-        async with private_bus(folder) as address:
-            monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", address)
-            bluez = FakeBluez(address, **bluez_keys)
+        async with PrivateBus(folder) as dbus:
+            monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", dbus.address)
+            bluez = FakeBluez(dbus.address, **bluez_keys)
             if service:
                 await bluez.start()
             prepare(bluez)
-            rig = Rig(bluez, address)
-            rng = random.Random(7)
-            rig.connector = BleConnector(
-                settings or bus(), devices, rig.tools(), BleakRadio((settings or bus()).adapter, rng), rng, spacing_s
+            chosen, rng = settings or bus(), random.Random(7)
+            rig = Rig(
+                dbus,
+                bluez,
+                lambda rig: BleConnector(chosen, devices, rig.tools(), BleakRadio(chosen.adapter, rng), rng, spacing_s),
             )
+            rig.connector = rig.build(rig)
             rig.running = asyncio.create_task(rig.connector.run(rig.emit))
             try:
                 yield rig

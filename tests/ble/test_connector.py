@@ -3,30 +3,557 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
 from functools import partial
 
-from gateway.connectors.ble import bthome, ruuvi
-from gateway.model import Status
+import pytest
 
-from .conftest import Start, bus, device
+from gateway.connectors.ble import bthome, decoders, ruuvi
+from gateway.errors import CommandError
+from gateway.model import DeviceState, Outcome, Status, Write
+
+from .conftest import Rig, Start, bus, device
 
 FRIDGE = "A4:C1:38:8D:18:B2"
 TAG = "CB:B8:33:4C:88:4F"
+PROBE = "F0:F1:F2:F3:F4:F5"
 THERMOMETER = bytes.fromhex("4002C40903BF13")  # https://bthome.io/format: 25.00 °C, 50.55 %
 RAW_V2 = bytes.fromhex("0512FC5394C37C0004FFFC040CAC364200CDCBB8334C884F")
+TEMPERATURE = "00002a6e-0000-1000-8000-00805f9b34fb"
+LED = "0000ff01-0000-1000-8000-00805f9b34fb"
+GATT = {
+    TEMPERATURE: (bytes.fromhex("C409"), ["read", "notify"]),
+    LED: (b"\x00", ["read", "write"]),
+}
+POINTS = [
+    {"name": "temperature", "characteristic": "2a6e"},
+    {"name": "led", "characteristic": "0xFF01", "type": "uint8", "write": {}},
+]
+
+
+def advertise(rig: Rig, objects: str = "02C40903BF13", address: str = FRIDGE) -> partial[object]:
+    return partial(rig.bluez.advertise, address, service_data={bthome.UUID: bytes.fromhex("40" + objects)})
+
+
+async def show_probe(rig: Rig) -> None:
+    """The device to connect to comes into reach."""
+    await rig.until(lambda: rig.bluez.scanning)
+    await rig.bluez.advertise(PROBE, name="probe", address_type="random")
+    await rig.bluez.add_gatt(PROBE, GATT)
+
+
+# ── listening ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_advertisements_of_two_sensors_become_samples(start: Start) -> None:
     async def main() -> None:
         async with start([device("fridge", FRIDGE), device("tag", TAG)]) as rig:
             await rig.until(lambda: rig.bluez.scanning)
-            await rig.bluez.advertise(FRIDGE, service_data={bthome.UUID: THERMOMETER})
+            await advertise(rig)()
             await rig.bluez.advertise(TAG, manufacturer_data={ruuvi.COMPANY: RAW_V2}, address_type="random")
             await rig.until(lambda: len(rig.samples) == 2)
             fridge, tag = sorted(rig.samples, key=lambda sample: sample.device)
-            assert (fridge.device, fridge.points, fridge.values) == ("fridge", ("temperature", "humidity"), (25.0, 50.55))
+            assert (fridge.device, fridge.points, fridge.values) == (
+                "fridge",
+                ("temperature", "humidity"),
+                (25.0, 50.55),
+            )
             assert fridge.units == ("Cel", "%RH")
             assert tag.device == "tag"
             assert tag.values[tag.points.index("pressure")] == 100044
+            assert rig.reports[-1][1] is DeviceState.ONLINE
+
+    asyncio.run(main())
+
+
+def test_only_the_points_that_are_configured_are_passed_on(start: Start) -> None:
+    async def main() -> None:
+        async with start([device("fridge", FRIDGE.lower(), points=[{"name": "humidity"}])]) as rig:
+            await rig.until(lambda: rig.bluez.scanning)
+            await advertise(rig)()
+            await rig.until(lambda: rig.samples)
+            assert rig.samples[0].points == ("humidity",)
+
+    asyncio.run(main())
+
+
+def test_a_packet_that_is_repeated_or_told_again_is_one_sample(start: Start) -> None:
+    async def main() -> None:
+        async with start([device("fridge", FRIDGE, min_interval="0s")]) as rig:
+            await rig.until(lambda: rig.bluez.scanning)
+            for rssi in range(-90, -40):
+                await rig.bluez.advertise(FRIDGE, service_data={bthome.UUID: bytes.fromhex("40000902C409")}, rssi=rssi)
+            await advertise(rig, "000A02C509")()
+            await rig.until(lambda: 25.01 in rig.values("fridge", "temperature"))
+            assert rig.values("fridge", "temperature") == [25.0, 25.01]
+
+    asyncio.run(main())
+
+
+def test_an_encrypted_payload_is_a_key_error_once_and_counted(start: Start) -> None:
+    async def main() -> None:
+        async with start([device("fridge", FRIDGE, points=[{"name": "temperature"}])]) as rig:
+            await rig.until(lambda: rig.bluez.scanning)
+            for counter in range(20):
+                payload = bytes.fromhex("41a47266c95f73") + bytes([counter]) + bytes.fromhex("11223378237214")
+                await rig.bluez.advertise(FRIDGE, service_data={bthome.UUID: payload})
+            await rig.until(lambda: rig.connector.status()["devices"]["fridge"]["encrypted"] == 20)
+            assert rig.values("fridge", "temperature") == [None]
+            assert rig.statuses("fridge", "temperature") == [Status.KEY_ERROR]
+            assert {state for _, state, _ in rig.reports} == {DeviceState.FAILING}
+
+    asyncio.run(main())
+
+
+def test_bytes_that_make_no_sense_are_counted_and_make_no_sample(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        async with start([device("fridge", FRIDGE)]) as rig:
+            await rig.until(lambda: rig.bluez.scanning)
+            with caplog.at_level(logging.INFO):
+                for last in range(50):
+                    await advertise(rig, f"03BF1302{last:02x}")()
+                await rig.until(lambda: rig.connector.status()["devices"]["fridge"]["rejected"] == 50)
+            assert rig.samples == []
+            assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+    asyncio.run(main())
+
+
+def test_a_sensor_that_falls_silent_is_stale_once(start: Start) -> None:
+    async def main() -> None:
+        async with start([device("fridge", FRIDGE, expire_after="300ms")]) as rig:
+            await rig.until(lambda: rig.bluez.scanning)
+            await advertise(rig)()
+            await rig.until(lambda: Status.STALE in rig.statuses("fridge", "temperature"))
+            assert rig.values("fridge", "temperature") == [25.0, None]
+            assert rig.reports[-1] == ("fridge", DeviceState.OFFLINE, "nothing heard for 300ms")
+            await advertise(rig, "02C509")()
+            await rig.until(lambda: rig.values("fridge", "temperature")[-1] == 25.01)
+            assert rig.reports[-1][1] is DeviceState.ONLINE
+
+    asyncio.run(main())
+
+
+def test_a_flood_of_foreign_advertisements_is_dropped_before_decoding(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """200 strangers, each advertising something that could be decoded."""
+    decoded = 0
+    real = bthome.decode
+
+    def counting(payload: bytes) -> object:
+        nonlocal decoded
+        decoded += 1
+        return real(payload)
+
+    monkeypatch.setattr(decoders.bthome, "decode", counting)
+
+    async def main() -> None:
+        async with start([device("fridge", FRIDGE)]) as rig:
+            await rig.until(lambda: rig.bluez.scanning)
+            for number in range(1000):
+                await advertise(rig, "02C409", f"11:22:33:44:55:{number % 200:02X}")()
+                if number % 20 == 0:
+                    await rig.until(lambda seen=number: rig.connector.status()["foreign"] >= seen)
+            await advertise(rig)()
+            await rig.until(lambda: rig.samples)
+            assert rig.connector.status()["foreign"] == 1000
+
+    cpu = time.process_time()
+    asyncio.run(main())
+    assert decoded == 1
+    # at 500 a second this is two seconds of air; a quarter of one core would be 0.5 s, fake and bleak included
+    assert time.process_time() - cpu < 1.5
+
+
+# ── the scan stays alive ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_bluetoothd_restarts_and_the_scan_is_started_again(start: Start) -> None:
+    async def main() -> None:
+        async with start([device("fridge", FRIDGE, min_interval="0s")]) as rig:
+            await rig.until(lambda: rig.bluez.scanning)
+            before = rig.bluez.count("StartDiscovery")
+            await rig.bluez.restart()
+            assert not rig.bluez.scanning
+            async with asyncio.timeout(10):
+                await rig.until(lambda: rig.bluez.count("StartDiscovery") > before)
+            await rig.until(lambda: rig.samples, nudge=advertise(rig))
+            assert rig.connector.status()["restarts"] == 1
+
+    asyncio.run(main())
+
+
+def test_a_scan_that_hears_nothing_is_started_again(start: Start) -> None:
+    async def main() -> None:
+        settings = bus(silence="300ms")
+        async with start([device("fridge", FRIDGE, min_interval="0s")], settings, spacing_s=0.5) as rig:
+            await rig.until(lambda: rig.bluez.scanning)
+            rig.bluez.deaf = True
+            before = rig.bluez.count("StartDiscovery")
+            await rig.until(lambda: rig.bluez.count("StartDiscovery") >= before + 2)
+            assert rig.bluez.count("StopDiscovery") >= 2, "the stalled scan is ended first"
+            rig.bluez.deaf = False
+            await rig.until(lambda: rig.samples, nudge=advertise(rig))
+
+    asyncio.run(main())
+
+
+def test_a_busy_controller_is_asked_again(start: Start) -> None:
+    async def main() -> None:
+        def busy(bluez: object) -> None:
+            bluez.fail("StartDiscovery", "InProgress", "Operation already in progress", times=2)  # type: ignore[attr-defined]
+
+        async with start([device("fridge", FRIDGE)], prepare=busy) as rig:
+            await rig.until(lambda: rig.bluez.scanning)
+            assert rig.bluez.count("StartDiscovery") == 3
+            await advertise(rig)()
+            await rig.until(lambda: rig.samples)
+
+    asyncio.run(main())
+
+
+def test_a_stop_that_is_refused_does_not_keep_the_scan_from_starting_again(start: Start) -> None:
+    async def main() -> None:
+        async with start([device("fridge", FRIDGE, min_interval="0s")], bus(silence="300ms")) as rig:
+            await rig.until(lambda: rig.bluez.scanning)
+            rig.bluez.fail("StopDiscovery", "InProgress", times=2)
+            before = rig.bluez.count("StartDiscovery")
+            await rig.until(lambda: rig.bluez.count("StopDiscovery") >= 2)
+            await rig.until(lambda: rig.bluez.count("StartDiscovery") > before + 1)
+            await rig.until(lambda: rig.samples, nudge=advertise(rig))
+
+    asyncio.run(main())
+
+
+def test_an_adapter_that_is_replugged_is_used_again(start: Start) -> None:
+    async def main() -> None:
+        async with start([device("fridge", FRIDGE, min_interval="0s")]) as rig:
+            await rig.until(lambda: rig.bluez.scanning)
+            await rig.bluez.unplug()
+            await asyncio.sleep(0)
+            await rig.bluez.plug()
+            await rig.until(lambda: rig.bluez.scanning)
+            await rig.until(lambda: rig.samples, nudge=advertise(rig))
+
+    asyncio.run(main())
+
+
+def test_passive_scanning_is_used_where_it_works(start: Start) -> None:
+    async def main() -> None:
+        async with start([device("fridge", FRIDGE)], bus(scan_mode="auto")) as rig:
+            await rig.until(lambda: rig.bluez.scanning)
+            assert rig.bluez.count("RegisterMonitor") == 1
+            assert rig.bluez.count("StartDiscovery") == 0
+            await advertise(rig)()
+            await rig.until(lambda: rig.samples)
+            assert rig.connector.status()["scan"] == "passive"
+
+    asyncio.run(main())
+
+
+def test_without_passive_scanning_the_scan_is_active_and_status_says_so(start: Start) -> None:
+    async def main() -> None:
+        async with start([device("fridge", FRIDGE)], bus(scan_mode="auto"), monitors=False) as rig:
+            await rig.until(lambda: rig.bluez.scanning)
+            assert rig.bluez.count("StartDiscovery") == 1
+            await rig.until(lambda: rig.connector.status()["scan"] == "active")
+
+    asyncio.run(main())
+
+
+def test_passive_scanning_that_is_insisted_on_and_missing_says_what_to_do(start: Start) -> None:
+    async def main() -> None:
+        async with start([device("fridge", FRIDGE)], bus(scan_mode="passive"), monitors=False) as rig:
+            assert "--experimental" in str(await rig.link_error())
+
+    asyncio.run(main())
+
+
+# ── no medium ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_without_an_adapter_the_error_says_what_to_look_at(start: Start) -> None:
+    async def main() -> None:
+        async with start([device("fridge", FRIDGE)], bus(adapter="hci7")) as rig:
+            assert "hci7; there is hci0" in str(await rig.link_error())
+
+    asyncio.run(main())
+
+
+def test_an_adapter_that_is_switched_off_is_not_a_riddle(start: Start) -> None:
+    async def main() -> None:
+        async with start([device("fridge", FRIDGE)], powered=False) as rig:
+            assert "bluetoothctl power on" in str(await rig.link_error())
+
+    asyncio.run(main())
+
+
+def test_without_bluetoothd_the_error_says_so(start: Start) -> None:
+    async def main() -> None:
+        async with start([device("fridge", FRIDGE)], service=False) as rig:
+            assert "bluetooth.service" in str(await rig.link_error())
+
+    asyncio.run(main())
+
+
+def test_when_dbus_ends_the_connector_ends_and_a_new_one_works(start: Start) -> None:
+    async def main() -> None:
+        async with start([device("fridge", FRIDGE)]) as rig:
+            await rig.until(lambda: rig.bluez.scanning)
+            await rig.dbus.stop()
+            assert "D-Bus" in str(await rig.link_error())
+            await rig.bluez.stop()
+            await rig.dbus.start()
+            await rig.bluez.start()
+            rig.connector = rig.build(rig)
+            rig.running = asyncio.create_task(rig.connector.run(rig.emit))
+            await rig.until(lambda: rig.samples, nudge=advertise(rig))
+
+    asyncio.run(main())
+
+
+# ── connections ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_notified_values_become_samples(start: Start) -> None:
+    async def main() -> None:
+        async with start([device("probe", PROBE, connect={"mode": "notify"}, points=POINTS)]) as rig:
+            await show_probe(rig)
+            await rig.until(lambda: rig.bluez.notifying(PROBE, TEMPERATURE))
+            await rig.bluez.set_value(PROBE, TEMPERATURE, bytes.fromhex("18FC"))
+            await rig.until(lambda: rig.values("probe", "temperature") == [25.0, -10.0])
+            await rig.bluez.set_value(PROBE, TEMPERATURE, bytes.fromhex("0080"))
+            await rig.until(lambda: len(rig.samples) == 3)
+            assert rig.statuses("probe", "temperature")[-1] is Status.SENSOR_FAULT
+            await rig.bluez.set_value(PROBE, TEMPERATURE, b"\x00\x00\x00")
+            await rig.until(lambda: len(rig.samples) == 4)
+            assert rig.statuses("probe", "temperature")[-1] is Status.DECODE
+            assert rig.values("probe", "led") == [0]
+
+    asyncio.run(main())
+
+
+def test_polled_values_are_read_on_their_interval(start: Start) -> None:
+    async def main() -> None:
+        polled = device("probe", PROBE, connect={"mode": "poll", "interval": "100ms"}, points=POINTS)
+        async with start([polled]) as rig:
+            await show_probe(rig)
+            await rig.until(lambda: len(rig.values("probe", "temperature")) >= 3)
+            await rig.bluez.set_value(PROBE, TEMPERATURE, bytes.fromhex("18FC"))
+            await rig.until(lambda: rig.values("probe", "temperature")[-1] == -10.0)
+            assert rig.bluez.count("Connect") == 1, "polled this often, it stays connected"
+
+    asyncio.run(main())
+
+
+def test_a_device_polled_rarely_is_left_alone_in_between(start: Start) -> None:
+    async def main() -> None:
+        polled = device("probe", PROBE, connect={"mode": "poll", "interval": "5m"}, points=POINTS)
+        async with start([polled]) as rig:
+            await show_probe(rig)
+            await rig.until(lambda: rig.values("probe", "temperature") == [25.0])
+            await rig.until(lambda: not rig.bluez.connected(PROBE))
+            assert rig.statuses("probe", "temperature") == [Status.GOOD]
+
+    asyncio.run(main())
+
+
+def test_one_characteristic_that_is_refused_does_not_take_the_others_with_it(start: Start) -> None:
+    async def main() -> None:
+        points = [*POINTS, {"name": "humidity", "characteristic": "2a6f"}]
+        polled = device("probe", PROBE, connect={"mode": "poll", "interval": "100ms"}, points=points)
+        async with start([polled]) as rig:
+            await rig.until(lambda: rig.bluez.scanning)
+            await rig.bluez.advertise(PROBE)
+            rig.bluez.fail("ReadValue", "Failed", "Operation failed with ATT error: 0x05")
+            await rig.bluez.add_gatt(PROBE, GATT)
+            await rig.until(lambda: Status.GOOD in rig.statuses("probe", "temperature"))
+            assert rig.statuses("probe", "temperature")[0] is Status.EXCEPTION
+            assert set(rig.statuses("probe", "led")) == {Status.GOOD}
+            assert set(rig.statuses("probe", "humidity")) == {Status.CONFIG}, "it has no such characteristic"
+
+    asyncio.run(main())
+
+
+def test_a_lost_connection_is_offline_once_and_made_again(start: Start) -> None:
+    async def main() -> None:
+        async with start([device("probe", PROBE, connect={"mode": "notify"}, points=POINTS)]) as rig:
+            await show_probe(rig)
+            await rig.until(lambda: rig.bluez.notifying(PROBE, TEMPERATURE))
+            await rig.bluez.drop(PROBE)
+            await rig.until(lambda: rig.bluez.notifying(PROBE, TEMPERATURE))
+            await rig.until(lambda: len(rig.samples) == 3)
+            assert rig.statuses("probe", "temperature") == [Status.GOOD, Status.DEVICE_OFFLINE, Status.GOOD]
+            assert rig.bluez.count("Connect") == 2
+            await rig.bluez.set_value(PROBE, TEMPERATURE, bytes.fromhex("18FC"))
+            await rig.until(lambda: rig.values("probe", "temperature")[-1] == -10.0)
+
+    asyncio.run(main())
+
+
+def test_a_connection_that_bluetoothd_took_with_it_is_made_again(start: Start) -> None:
+    """bleak believes such a connection alive for ever: no signal ends it."""
+
+    async def main() -> None:
+        async with start([device("probe", PROBE, connect={"mode": "notify"}, points=POINTS)]) as rig:
+            await show_probe(rig)
+            await rig.until(lambda: rig.bluez.notifying(PROBE, TEMPERATURE))
+            await rig.bluez.restart()
+            await rig.until(lambda: Status.DEVICE_OFFLINE in rig.statuses("probe", "temperature"))
+            await show_probe(rig)
+            await rig.until(lambda: rig.bluez.notifying(PROBE, TEMPERATURE))
+            await rig.until(lambda: rig.values("probe", "temperature")[-1] == 25.0)
+
+    asyncio.run(main())
+
+
+def test_connects_aborted_by_the_controller_are_tried_until_one_succeeds(start: Start) -> None:
+    async def main() -> None:
+        async with start([device("probe", PROBE, connect={"mode": "notify"}, points=POINTS)]) as rig:
+            rig.bluez.fail("Connect", "Failed", "le-connection-abort-by-local", times=3)
+            await show_probe(rig)
+            await rig.until(lambda: rig.values("probe", "temperature") == [25.0])
+            assert rig.bluez.count("Connect") == 4
+
+    asyncio.run(main())
+
+
+def test_a_connect_that_hangs_is_bounded_and_does_not_stop_the_neighbours(start: Start) -> None:
+    async def main() -> None:
+        devices = [
+            device("probe", PROBE, connect={"mode": "notify"}, points=POINTS),
+            device("fridge", FRIDGE, min_interval="0s"),
+        ]
+        async with start(devices, bus(connect_timeout="300ms")) as rig:
+            rig.bluez.hang("Connect")
+            await show_probe(rig)
+            await rig.until(lambda: rig.bluez.count("Connect") >= 2)
+            await advertise(rig)()
+            await rig.until(lambda: rig.values("fridge", "temperature") == [25.0])
+            assert ("probe", DeviceState.FAILING) in {(name, state) for name, state, _ in rig.reports}
+            rig.bluez.heal("Connect")
+            await rig.until(lambda: rig.values("probe", "temperature") == [25.0])
+
+    asyncio.run(main())
+
+
+def test_no_more_connections_than_the_adapter_bears(start: Start) -> None:
+    async def main() -> None:
+        addresses = [f"F0:F1:F2:F3:F4:{number:02X}" for number in range(4)]
+        poll = {"mode": "poll", "interval": "2m"}
+        devices = [device(f"d{n}", address, connect=poll, points=POINTS) for n, address in enumerate(addresses)]
+        async with start(devices, bus(max_connections=2)) as rig:
+            await rig.until(lambda: rig.bluez.scanning)
+            for address in addresses:
+                await rig.bluez.advertise(address)
+                await rig.bluez.add_gatt(address, GATT)
+
+            await rig.until(lambda: len({sample.device for sample in rig.samples}) == 4)
+            assert rig.bluez.most_connected == 2
+
+    asyncio.run(main())
+
+
+# ── commands ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_write_goes_out_with_response_and_is_read_back(start: Start) -> None:
+    async def main() -> None:
+        async with start([device("probe", PROBE, connect={"mode": "notify"}, points=POINTS)]) as rig:
+            await show_probe(rig)
+            await rig.until(lambda: rig.bluez.notifying(PROBE, TEMPERATURE))
+            assert await rig.connector.execute(Write("probe", "led", 1)) is None
+            assert await rig.connector.execute(Write("probe", "led", 7, verify=True)) == 7
+            assert rig.bluez.written == [(LED, b"\x01", "request"), (LED, b"\x07", "request")]
+
+    asyncio.run(main())
+
+
+def test_a_write_means_engineering_units(start: Start) -> None:
+    async def main() -> None:
+        led = {
+            "name": "brightness",
+            "characteristic": "ff01",
+            "type": "uint8",
+            "scale": 0.5,
+            "offset": -10,
+            "write": {},
+        }
+        async with start([device("probe", PROBE, connect={"mode": "notify"}, points=[led])]) as rig:
+            await show_probe(rig)
+            await rig.until(lambda: rig.bluez.connected(PROBE))
+            assert await rig.connector.execute(Write("probe", "brightness", 15.5, verify=True)) == 15.5
+            assert rig.bluez.written[-1][1] == b"\x33"
+
+    asyncio.run(main())
+
+
+def test_a_write_connects_to_a_device_that_is_not_connected_and_leaves_it(start: Start) -> None:
+    async def main() -> None:
+        async with start([device("probe", PROBE, points=[POINTS[1]])]) as rig:
+            await show_probe(rig)
+            await rig.until(lambda: rig.connector.status()["devices"]["probe"]["heard"])
+            await rig.connector.execute(Write("probe", "led", 1))
+            assert rig.bluez.written == [(LED, b"\x01", "request")]
+            await rig.until(lambda: not rig.bluez.connected(PROBE))
+
+    asyncio.run(main())
+
+
+def outcome_of(rig: Rig, write: Write) -> object:
+    async def execute() -> Outcome:
+        with pytest.raises(CommandError) as caught:
+            await rig.connector.execute(write)
+        return caught.value.outcome
+
+    return execute()
+
+
+def test_writes_that_cannot_be_done_end_in_the_outcome_that_fits(start: Start) -> None:
+    async def main() -> None:
+        async with start([device("probe", PROBE, points=[*POINTS[1:], {"name": "humidity"}])]) as rig:
+            assert await outcome_of(rig, Write("nobody", "led", 1)) is Outcome.UNSUPPORTED
+            assert await outcome_of(rig, Write("probe", "nothing", 1)) is Outcome.UNSUPPORTED
+            assert await outcome_of(rig, Write("probe", "humidity", 1)) is Outcome.UNSUPPORTED
+            await rig.until(lambda: rig.bluez.scanning)
+            assert await outcome_of(rig, Write("probe", "led", 1)) is Outcome.UNAVAILABLE, "never heard of"
+            await show_probe(rig)
+            await rig.until(lambda: rig.connector.status()["devices"]["probe"]["heard"])
+            assert await outcome_of(rig, Write("probe", "led", 256)) is Outcome.REJECTED
+            assert await outcome_of(rig, Write("probe", "led", "on")) is Outcome.REJECTED
+            assert rig.bluez.written == []
+            rig.bluez.fail("WriteValue", "Failed", "Operation failed with ATT error: 0x03")
+            assert await outcome_of(rig, Write("probe", "led", 1)) is Outcome.FAILED
+            rig.bluez.read_only.add(LED)
+            assert await outcome_of(rig, Write("probe", "led", 9, verify=True)) is Outcome.FAILED
+
+    asyncio.run(main())
+
+
+def test_a_write_whose_connect_hangs_is_unavailable_in_time(start: Start) -> None:
+    async def main() -> None:
+        async with start([device("probe", PROBE, points=[POINTS[1]])], bus(connect_timeout="300ms")) as rig:
+            await show_probe(rig)
+            await rig.until(lambda: rig.connector.status()["devices"]["probe"]["heard"])
+            rig.bluez.hang("Connect")
+            async with asyncio.timeout(10):
+                assert await outcome_of(rig, Write("probe", "led", 1)) is Outcome.UNAVAILABLE
+            assert rig.bluez.written == []
+
+    asyncio.run(main())
+
+
+def test_a_write_that_the_link_swallowed_is_unknown_and_not_repeated(start: Start) -> None:
+    async def main() -> None:
+        async with start([device("probe", PROBE, connect={"mode": "notify"}, points=POINTS)]) as rig:
+            await show_probe(rig)
+            await rig.until(lambda: rig.bluez.notifying(PROBE, TEMPERATURE))
+            rig.bluez.fail("WriteValue", "Failed", "Not connected")
+            assert await outcome_of(rig, Write("probe", "led", 1)) is Outcome.UNKNOWN
+            assert rig.bluez.count("WriteValue") == 1
 
     asyncio.run(main())

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -77,6 +77,7 @@ class BleakRadio:
         self._peripherals: set[BleakPeripheral] = set()
         self._changed = asyncio.Event()
         self._void = ""
+        self._ended = False
 
     async def open(self) -> None:
         try:
@@ -104,6 +105,7 @@ class BleakRadio:
             await bus.wait_for_disconnect()  # type: ignore[no-untyped-call]
         except _FOREIGN as error:
             log.debug("system D-Bus: %r", error)
+        self._ended = True
         self._became_void("the system D-Bus ended")
 
     async def close(self) -> None:
@@ -221,7 +223,7 @@ class BleakRadio:
     async def _adapter_problem(self) -> str:
         """What a person must do before the adapter can be used; empty: it can. Raises LinkError without D-Bus."""
         bus = self._bus
-        if bus is None or not bus.connected:
+        if bus is None or self._ended:
             raise LinkError("the connection to the system D-Bus is gone")
         try:
             async with asyncio.timeout(_CALL_S):
@@ -320,11 +322,9 @@ class BleakPeripheral:
             self._up = False
             on_lost()
 
-    def can_read(self, uuid: str) -> bool:
-        return "read" in self._characteristic(uuid).properties
-
-    def can_notify(self, uuid: str) -> bool:
-        return not {"notify", "indicate"}.isdisjoint(self._characteristic(uuid).properties)
+    def properties(self, uuid: str) -> Collection[str] | None:
+        found = self._find(uuid)
+        return None if found is None else found.properties
 
     async def read(self, uuid: str) -> bytes:
         characteristic = self._characteristic(uuid)
@@ -351,15 +351,18 @@ class BleakPeripheral:
             log.debug("%s: disconnect: %r", self._address, error)
 
     def _characteristic(self, uuid: str) -> BleakGATTCharacteristic:
-        if not self._up:
-            raise DeviceError(f"{self._address} is not connected", Status.DEVICE_OFFLINE)
-        try:
-            found = self._client.services.get_characteristic(uuid)
-        except _FOREIGN as error:
-            raise DeviceError(f"{self._address}: {uuid}: {error}", Status.CONFIG) from error
+        found = self._find(uuid)
         if found is None:
             raise DeviceError(f"{self._address} has no characteristic {uuid}", Status.CONFIG)
         return found
+
+    def _find(self, uuid: str) -> BleakGATTCharacteristic | None:
+        if not self._up:
+            raise DeviceError(f"{self._address} is not connected", Status.DEVICE_OFFLINE)
+        try:
+            return self._client.services.get_characteristic(uuid)
+        except _FOREIGN as error:
+            raise DeviceError(f"{self._address}: {uuid}: {error}", Status.CONFIG) from error
 
 
 @asynccontextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 from gateway.connectors.ble.advertisement import Advertisement
@@ -13,9 +13,8 @@ Heard = Callable[[Advertisement], None]
 class Peripheral(Protocol):
     """One connected device. Every method raises `DeviceError`; cancelling is safe."""
 
-    def can_read(self, uuid: str) -> bool: ...
-
-    def can_notify(self, uuid: str) -> bool: ...
+    def properties(self, uuid: str) -> Collection[str] | None:
+        """What a characteristic allows (`read`, `notify`, `indicate`, `write`, …); None: the device has no such one."""
 
     async def read(self, uuid: str) -> bytes:
         """The value of a characteristic, asked of the device."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 from gateway.codec.linear import Linear
@@ -25,6 +25,10 @@ _OFFLINE_AFTER: Final = 3
 """Failed attempts in a row: one may be the radio, three are the device."""
 _OF_ONE_POINT: Final = (Status.EXCEPTION, Status.CONFIG)
 """The device is there and refuses this characteristic: its others are read all the same."""
+
+
+def _speaks(properties: Collection[str] | None) -> bool:
+    return properties is not None and ("notify" in properties or "indicate" in properties)
 
 
 class Airtime:
@@ -117,7 +121,7 @@ class Session:
         async with self._busy:
             try:
                 peripheral = await self._open()
-                await self._read([point for point in self._points if peripheral.can_read(point.uuid())])
+                await self._read(self._readable(peripheral))
             finally:
                 await self._close()
 
@@ -126,11 +130,11 @@ class Session:
         async with self._busy:
             peripheral = await self._open()
             # read first: BlueZ tells the answer to a read as a notification too, once there is a subscription
-            readable = [point for point in self._points if peripheral.can_read(point.uuid())]
+            readable = self._readable(peripheral)
             await self._read(readable)
             polled = readable
             if mode is ConnectMode.NOTIFY:
-                speaking = [point for point in self._points if peripheral.can_notify(point.uuid())]
+                speaking = [point for point in self._points if _speaks(peripheral.properties(point.uuid()))]
                 for point in speaking:
                     await peripheral.subscribe(point.uuid(), self._on_value(point))
                 polled = [point for point in readable if point not in speaking]
@@ -144,6 +148,11 @@ class Session:
                     await self._read(polled)
             else:
                 raise DeviceError("the connection was lost", Status.DEVICE_OFFLINE)
+
+    def _readable(self, peripheral: Peripheral) -> list[BlePoint]:
+        """With those that the device does not have: reading them says so."""
+        allowed = [(point, peripheral.properties(point.uuid())) for point in self._points]
+        return [point for point, properties in allowed if properties is None or "read" in properties]
 
     async def _read(self, points: Sequence[BlePoint]) -> None:
         """One acquisition of several characteristics. Raises DeviceError when the device itself does not answer."""

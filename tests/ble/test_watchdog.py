@@ -1,0 +1,62 @@
+"""When the scan is started again."""
+
+from __future__ import annotations
+
+import itertools
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.connectors.ble.watchdog import Watchdog
+
+
+def test_an_upset_restarts_at_once() -> None:
+    dog = Watchdog(90.0)
+    dog.started(0.0)
+    assert dog.tick(1.0) is None
+    dog.upset("bluetoothd restarted")
+    assert dog.tick(1.0) == "bluetoothd restarted"
+    assert dog.tick(1.0) is None
+
+
+def test_silence_restarts_and_any_advertisement_holds_it_off() -> None:
+    dog = Watchdog(90.0)
+    dog.started(0.0)
+    dog.heard(50.0)
+    assert dog.deadline() == 140.0
+    assert dog.tick(139.9) is None
+    assert dog.tick(140.0) == "nothing heard for 90 s"
+
+
+def test_after_the_first_restart_there_is_at_most_one_a_minute() -> None:
+    dog = Watchdog(90.0)
+    dog.started(0.0)
+    dog.upset("first")
+    assert dog.tick(10.0) == "first"
+    dog.started(10.0)
+    dog.upset("second")
+    assert dog.tick(11.0) is None
+    assert dog.deadline() == 70.0
+    assert dog.tick(70.0) == "second"
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(["heard", "upset", "tick", "started"]), st.floats(0, 40)), max_size=80))
+def test_two_restarts_are_never_closer_than_the_spacing(steps: list[tuple[str, float]]) -> None:
+    dog, now, restarts = Watchdog(20.0, 60.0), 0.0, []
+    dog.started(now)
+    for what, wait_s in steps:
+        now += wait_s
+        if what == "heard":
+            dog.heard(now)
+        elif what == "upset":
+            dog.upset("upset")
+        elif what == "started":
+            dog.started(now)
+        else:
+            due = now >= dog.deadline()
+            why = dog.tick(now)
+            assert (why is not None) == due
+            if why:
+                restarts.append(now)
+    assert all(later - earlier >= 60.0 for earlier, later in itertools.pairwise(restarts))

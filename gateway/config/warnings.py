@@ -5,11 +5,14 @@ from __future__ import annotations
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from gateway.config.positions import secret
 from gateway.config.problems import Source
 from gateway.config.schema import Config
 from gateway.settings import KeyPath, Mistake, Table, fields, header
+
+_THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 
 
 def warnings(config: Config, tables: Mapping[KeyPath, Table], source: Source) -> Iterator[Mistake]:
@@ -28,8 +31,14 @@ def warnings(config: Config, tables: Mapping[KeyPath, Table], source: Source) ->
             yield from (Mistake(path, text) for text in each.kind.check(each.bus, each.devices))
     if not config.buses:
         yield Mistake((), "waiting for configuration: there is no [[bus]] to read from")
-    if not config.uplink.endpoints:
+    if not config.uplink.endpoint:
         yield Mistake(("uplink",), "waiting for configuration: there is no [[uplink.endpoint]] to deliver to")
+    for i, endpoint in enumerate(config.uplink.endpoint):
+        url = urlsplit(endpoint.url)
+        if url.scheme == "ws" and url.hostname not in _THIS_MACHINE:
+            yield Mistake(
+                ("uplink", "endpoint", i, "url"), "readings travel unencrypted; write wss:// if the server can"
+            )
 
 
 def _within(path: KeyPath, table: Table) -> Iterator[tuple[KeyPath, Table]]:
@@ -45,9 +54,8 @@ def _within(path: KeyPath, table: Table) -> Iterator[tuple[KeyPath, Table]]:
 def _secrets(path: KeyPath, table: Table) -> Iterator[Mistake]:
     for field in fields(type(table)):
         value = getattr(table, field.attribute)
-        if not field.name.endswith("_file") or not isinstance(value, Path):
-            continue
-        if not secret(field.name.removesuffix("_file")):
+        holds = field.name.removesuffix("file").rstrip("_")
+        if not isinstance(value, Path) or holds == field.name or not secret(holds):
             continue
         try:
             mode = value.stat().st_mode

@@ -334,6 +334,19 @@ def test_a_secret_that_everybody_can_read_or_nobody_can_is_pointed_out(tmp_path:
     assert texts(checked(text)) == []
 
 
+def test_an_endpoint_without_encryption_is_pointed_out_unless_it_is_this_machine() -> None:
+    report = checked(
+        '[[uplink.endpoint]]\nurl = "ws://plant.example/up"\n[[uplink.endpoint]]\nurl = "ws://127.0.0.1:1/"\n'
+    )
+    assert texts(report) == ["2:1: uplink.endpoint.#1.url: readings travel unencrypted; write wss:// if the server can"]
+
+
+def test_a_token_in_the_file_is_told_where_secrets_belong_and_not_repeated() -> None:
+    (problem,) = checked('[[uplink.endpoint]]\nurl = "wss://a.example/"\ntoken = "hunter2"\n').mistakes
+    assert "`token_file = …`" in problem.message
+    assert "hunter2" not in problem.underlined()
+
+
 values: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["", "x", "wire", "rs485a", "10s"]),
     lambda inner: (

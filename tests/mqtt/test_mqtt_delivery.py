@@ -171,7 +171,7 @@ def test_messages_of_the_time_between_two_connectors_wait_at_the_broker(rig: Rig
 
 def test_a_second_client_with_our_id_is_named_as_the_culprit(rig: Rig) -> None:
     async def scenario() -> None:
-        async with rig.running(rig.connector(PLANT, version="5")) as first:
+        async with rig.running(rig.connector(PLANT, version="5")) as first:  # noqa: SIM117 - one after the other
             async with rig.running(rig.connector(PLANT, version="5")):
                 await eventually(first.done, "thrown out")
                 # this broker gives no reason; the connector looks whether the broker still lives

@@ -66,10 +66,11 @@ class Cutter:
         if self._skip:
             skipped = min(self._skip, len(data))
             self._skip -= skipped
+            if self._skip:
+                return Cut([], b"", 0)
             data = data[skipped:]
-            if not self._skip:
-                cut.append(self._message(bytes(self._rest)))
-                self._rest.clear()
+            cut.append(self._message(bytes(self._rest)))
+            self._rest.clear()
         if self._rest:
             self._rest += data
             if len(self._rest) < self._need:

@@ -1,0 +1,104 @@
+"""Pure: messages of sources that redeliver, from their arrival until the source cannot send them again.
+
+A message has a home once it is in a record: the ring entry, the row on disk, or after an ack a ring entry of its
+own. That is where a later process finds it. When all messages of a home are forgotten, the home is given back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from gateway.buffer.ring import Entry
+from gateway.model import Origin
+
+
+class Home:
+    """What keeps the origins of one record across the end of the process."""
+
+    __slots__ = ("entry", "left", "row")
+
+    def __init__(self) -> None:
+        self.entry: Entry | None = None
+        """A ring entry that exists for these origins only."""
+        self.row: tuple[str, int] | None = None
+        """Stream and number of a row on disk."""
+        self.left = 0
+
+
+class _Known:
+    __slots__ = ("fingerprint", "home", "settled")
+
+    def __init__(self, fingerprint: bytes) -> None:
+        self.fingerprint = fingerprint
+        self.home: Home | None = None
+        self.settled = False
+
+
+class OriginLedger:
+    """The buffer's side of `Ledger`. One source has at most 65,535 packet ids, so this is bounded by itself."""
+
+    def __init__(self, release: Callable[[Home], None]) -> None:
+        self._known: dict[tuple[bytes, int], _Known] = {}
+        self._release = release
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    # ── for connectors ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def seen(self, origin: Origin) -> bool:
+        known = self._known.get((origin.session, origin.packet_id))
+        return known is not None and known.fingerprint == origin.fingerprint
+
+    def settled(self, origin: Origin) -> bool:
+        known = self._known.get((origin.session, origin.packet_id))
+        return known is not None and known.fingerprint == origin.fingerprint and known.settled
+
+    def forget(self, origins: Sequence[Origin]) -> None:
+        for origin in origins:
+            if self.seen(origin):
+                self._leave(self._known.pop((origin.session, origin.packet_id)))
+
+    # ── for the buffer ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def accept(self, origin: Origin) -> None:
+        """A message came in. A packet id that comes again with other content is another message."""
+        key = (origin.session, origin.packet_id)
+        old = self._known.get(key)
+        if old is not None:
+            self._leave(old)
+        self._known[key] = _Known(origin.fingerprint)
+
+    def house(self, origins: Iterable[Origin], home: Home) -> None:
+        """These are in one record now. Those that were forgotten meanwhile stay so."""
+        for origin in origins:
+            known = self._known.get((origin.session, origin.packet_id))
+            if known is not None and known.fingerprint == origin.fingerprint:
+                self._leave(known)
+                known.home = home
+                home.left += 1
+
+    def settle(self, origins: Iterable[Origin]) -> None:
+        for origin in origins:
+            known = self._known.get((origin.session, origin.packet_id))
+            if known is not None and known.fingerprint == origin.fingerprint:
+                known.settled = True
+
+    def recall(self, origins: Iterable[Origin], home: Home, *, settled: bool) -> None:
+        """An earlier process had these."""
+        for origin in origins:
+            self.accept(origin)
+        self.house(origins, home)
+        if settled:
+            self.settle(origins)
+
+    def known(self, origins: Sequence[Origin]) -> tuple[Origin, ...]:
+        """Those of them that are not forgotten."""
+        return tuple([origin for origin in origins if self.seen(origin)])
+
+    def _leave(self, known: _Known) -> None:
+        home, known.home = known.home, None
+        if home is not None:
+            home.left -= 1
+            if home.left == 0:
+                self._release(home)

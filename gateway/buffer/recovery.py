@@ -1,0 +1,83 @@
+"""Pure: what the flight ring of an earlier process says, sorted out.
+
+Records keep their identity. Rows that a record covers are in that record; the others are loose and will get a new
+identity. A gap stands for the records that it covers. An entry that cannot be understood is given back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from gateway.buffer.entries import ORIGINS, RECORDS, ROWS, Covers, Flown, decode_origins, decode_records, decode_rows
+from gateway.buffer.ring import Entry, Found
+from gateway.errors import DecodeError
+from gateway.model import Lane, Origin, RecordKind, Row
+
+
+class Loose(NamedTuple):
+    """Rows that are in no record."""
+
+    entry: Entry
+    lane: Lane
+    rows: list[Row]
+
+
+class Recovered(NamedTuple):
+    """Everything in order of age."""
+
+    records: Sequence[tuple[Entry, Sequence[Flown]]]
+    loose: Sequence[Loose]
+    origins: Sequence[tuple[Entry, tuple[Origin, ...]]]
+    useless: Sequence[Entry]
+    damaged: int
+    """Entries that have a good checksum and make no sense: another version wrote them."""
+
+
+def sort_out(found: Sequence[Found], stored: Mapping[Lane, int]) -> Recovered:
+    """`stored`: rows of a lane up to this entry number are in the store."""
+    records: list[tuple[Entry, list[Flown]]] = []
+    rows: list[Loose] = []
+    origins: list[tuple[Entry, tuple[Origin, ...]]] = []
+    useless: list[Entry] = []
+    covered: list[tuple[Lane, Covers]] = []
+    damaged = 0
+    for entry, kind, payload in found:
+        try:
+            if kind == ROWS:
+                rows.append(Loose(entry, *decode_rows(payload)))
+            elif kind == RECORDS:
+                flown, covers = decode_records(payload)
+                records.append((entry, flown))
+                covered += [(each.record.lane, covers) for each in flown[:1]]
+            elif kind == ORIGINS:
+                origins.append((entry, decode_origins(payload)))
+            else:
+                raise DecodeError(f"entries of kind {kind} are not known")
+        except DecodeError:
+            damaged += 1
+            useless.append(entry)
+    gaps = [each.record for _, flown in records for each in flown if each.record.kind is RecordKind.GAP]
+    valid = []
+    for entry, flown in records:
+        left = [
+            each
+            for each in flown
+            if not any(
+                gap.stream == each.record.stream and gap.seq <= each.record.seq <= gap.upto and gap is not each.record
+                for gap in gaps
+            )
+        ]
+        if left:
+            valid.append((entry, left))
+        else:
+            useless.append(entry)
+    loose = []
+    for each in rows:
+        if each.entry.number <= stored.get(each.lane, 0) or any(
+            lane is each.lane and span.first <= each.entry.number <= span.last for lane, span in covered
+        ):
+            useless.append(each.entry)
+        else:
+            loose.append(each)
+    return Recovered(valid, loose, origins, useless, damaged)

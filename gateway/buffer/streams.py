@@ -1,0 +1,167 @@
+"""Pure: streams as the event loop knows them: what is in memory, what the disk holds, what is acked.
+
+A record in memory is *fresh*: neither on disk nor acked. Commit and ack both end that; an acked one is then *kept*
+for a while, in case the sink loses it. Fresh records are the newest of their stream, but for gaps that were put in
+later: a commit takes all of them, so that a hole below a committed number means "was acked".
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from gateway.buffer.ledger import Home
+from gateway.buffer.ring import Entry
+from gateway.buffer.schema import Disk
+from gateway.model import Lane, Record, RecordKind
+from gateway.protocol.messages import StreamOffer
+
+RECORD_OVERHEAD: Final = 400
+"""Bytes that a record in memory costs beside its body, roughly."""
+
+
+class Settling:
+    """One call of `append`: who is told once all of its records are safe."""
+
+    __slots__ = ("_call", "left")
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call = call
+        self.left = 1  # the call itself, until all of its rows are placed
+
+    def done(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            self._call()
+
+
+class Flight:
+    """A ring entry that holds one record or several."""
+
+    __slots__ = ("entry", "left")
+
+    def __init__(self, entry: Entry, left: int) -> None:
+        self.entry = entry
+        self.left = left
+
+
+class Held:
+    """A fresh record."""
+
+    __slots__ = ("at_ms", "born_s", "flight", "grounded", "home", "record", "settlings", "utc_ms", "writing")
+
+    def __init__(self, record: Record, at_ms: int, utc_ms: int | None, born_s: float) -> None:
+        self.record = record
+        self.at_ms = at_ms
+        self.utc_ms = utc_ms
+        self.born_s = born_s
+        self.flight: Flight | None = None
+        """None: the ring has no room for it (or there is no ring), so it is committed before it is sent."""
+        self.grounded: Sequence[Entry] = ()
+        """ROWS in the ring that are in this record; there was no room for the record itself."""
+        self.home: Home | None = None
+        self.settlings: tuple[Settling, ...] = ()
+        self.writing = False
+        """The store is at it."""
+
+    @property
+    def bytes(self) -> int:
+        return len(self.record.body) + RECORD_OVERHEAD
+
+
+class Stream:
+    """One ordered run of records."""
+
+    def __init__(self, name: str, lane: Lane, boot: str, *, sealed: bool = False) -> None:
+        self.name = name
+        self.lane = lane
+        self.boot = boot
+        self.sealed = sealed
+        self.next = 1
+        self.mark = 0
+        """Acked up to here by any sink."""
+        self.marks: dict[str, int] = {}
+        self.held = 0
+        """In flight up to here."""
+        self.sent = 0
+        """Handed out up to here: what lies below keeps its body."""
+        self.fresh: dict[int, Held] = {}
+        """By number, in order."""
+        self.kept: dict[int, Record] = {}
+        self.pins: dict[int, Home] = {}
+        """Rows on disk whose origins are not forgotten."""
+        self.disk: Disk | None = None
+
+    def insert(self, held: Held) -> None:
+        """Adds a fresh record, wherever its number belongs."""
+        seq = held.record.seq
+        self.next = max(self.next, held.record.upto + 1)
+        if self.fresh and seq < next(reversed(self.fresh)):
+            self.fresh[seq] = held
+            self.fresh = dict(sorted(self.fresh.items()))
+        else:
+            self.fresh[seq] = held
+
+    def set_disk(self, disk: Disk | None) -> None:
+        self.disk = disk if disk is not None and disk.rows else None
+        if self.disk is not None:
+            self.next = max(self.next, self.disk.last + 1)
+
+    @property
+    def waiting_on_disk(self) -> int:
+        """Records on disk that no sink has acked."""
+        disk = self.disk
+        return 0 if disk is None else min(disk.rows, max(0, disk.last - self.mark))
+
+    @property
+    def waiting(self) -> int:
+        return len(self.fresh) + self.waiting_on_disk
+
+    @property
+    def trimmable(self) -> bool:
+        """Whether rows on disk are acked and not pinned."""
+        disk = self.disk
+        return disk is not None and disk.first <= self.mark and len(self.pins) < disk.rows
+
+    @property
+    def empty(self) -> bool:
+        return not self.fresh and not self.kept and self.disk is None
+
+    def offer(self) -> StreamOffer:
+        first = self.next
+        if self.fresh:
+            first = next(iter(self.fresh))
+        if self.disk is not None and self.disk.last > self.mark:
+            first = min(first, max(self.disk.first, self.mark + 1))
+        return StreamOffer(self.name, self.lane, first, self.next, self.sealed)
+
+
+class Kept:
+    """Acked records that stay in memory, by bytes: the oldest ack goes first."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._order: deque[tuple[Stream, int, int]] = deque()
+        self.bytes = 0
+
+    def add(self, stream: Stream, record: Record) -> None:
+        size = len(record.body) + RECORD_OVERHEAD
+        stream.kept[record.seq] = record
+        self._order.append((stream, record.seq, size))
+        self.bytes += size
+        while self.bytes > self._limit_bytes:
+            old, seq, size = self._order.popleft()
+            old.kept.pop(seq, None)
+            self.bytes -= size
+
+
+def evictable(stream: Stream, held: Held) -> bool:
+    """Whether a fresh record may be given up when memory is full: not in flight, not being written, not promised."""
+    return (
+        held.record.kind is RecordKind.BATCH
+        and held.record.seq > stream.held
+        and not held.writing
+        and not held.settlings
+        and held.home is None
+    )

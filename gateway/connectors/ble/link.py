@@ -231,7 +231,7 @@ class BleakRadio:
         except BleakDBusError as error:
             return f"no Bluetooth service ({error.dbus_error}): install bluez and start bluetooth.service"
         except _FOREIGN as error:
-            raise LinkError(f"bluetoothd does not answer: {error!r}") from error
+            raise LinkError(f"no answer over D-Bus ({error!r}): are dbus and bluetoothd running?") from error
         adapters = {
             path.rpartition("/")[2]: unpack_variants(interfaces[_ADAPTER])
             for path, interfaces in sorted(reply.body[0].items())

@@ -43,12 +43,14 @@ class Airtime:
     async def connect(self, address: str, on_lost: Callable[[], None]) -> Peripheral:
         """Raises DeviceError. The caller calls `release` when the connection is over."""
         await self._free.acquire()
+        peripheral = None
         try:
             async with self._turn:
-                return await self._radio.connect(address, self._timeout_s, on_lost)
-        except BaseException:
-            self._free.release()
-            raise
+                peripheral = await self._radio.connect(address, self._timeout_s, on_lost)
+        finally:
+            if peripheral is None:
+                self._free.release()
+        return peripheral
 
     def release(self) -> None:
         self._free.release()

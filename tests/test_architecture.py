@@ -23,7 +23,7 @@ DOORS = {
     "serial": {"connectors/port.py", "connectors/modbus/scan.py"},
     "bleak": {"connectors/ble/link.py", "connectors/ble/scan.py"},
     "dbus_fast": {"connectors/ble/link.py", "testing/bluez.py"},
-    "paho": {"connectors/mqtt/link.py", "connectors/mqtt/scan.py", "connectors/mqtt/sockets.py", "demo/broker.py"},
+    "paho": {"connectors/mqtt/link.py", "connectors/mqtt/scan.py", "connectors/mqtt/sockets.py", "demo/publisher.py"},
     "websockets": {"uplink", "ingest", "demo"},
     "sdnotify": {"health"},
     "sqlite3": {"buffer", "commands", "ingest", "demo"},
@@ -129,6 +129,9 @@ def test_nets_that_catch_everything_hang_in_four_places_only(path: Path) -> None
         return
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ExceptHandler):
+            last = node.body[-1]
+            if isinstance(last, ast.Raise) and last.exc is None:
+                continue  # it cleans up and passes on
             caught = ast.unparse(node.type) if node.type else "everything"
             assert caught not in ("everything", "Exception", "BaseException"), f"{name}:{node.lineno} catches {caught}"
 

@@ -12,8 +12,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from gateway.demo import broker
 from gateway.demo.machines import ModbusRtu, ModbusTcp, Registers, Ruuvi, Scale, Zigbee
+from gateway.demo.publisher import publisher
+from gateway.testing import broker
 from gateway.testing.bluez import FakeBluez, private_bus
 
 _TALK_S = 0.2
@@ -83,7 +84,7 @@ async def running(folder: Path) -> AsyncIterator[Plant]:
         await _inverter(plant)
         _meter(plant, stack)
         _scale(plant, stack)
-        await _office(plant, stack, folder)
+        _office(plant, stack, folder)
         await _fridge(plant, stack, folder)
         yield plant
 
@@ -161,13 +162,12 @@ points = [ {{ name = "sequence" }}, {{ name = "weight", unit = "kg" }} ]
 """
 
 
-async def _office(plant: Plant, stack: AsyncExitStack, folder: Path) -> None:
-    program = broker.find()
-    if program is None:
+def _office(plant: Plant, stack: AsyncExitStack, folder: Path) -> None:
+    if broker.program() is None:
         plant.notes.append("MQTT: left out, mosquitto is not installed (apt-get install mosquitto)")
         return
-    running_broker = await stack.enter_async_context(broker.running(program, folder))
-    machine = Zigbee(running_broker.publish)
+    mosquitto = stack.enter_context(broker.Mosquitto(folder))
+    machine = Zigbee(stack.enter_context(publisher(mosquitto.port)).publish)
     plant.work("office", plant.every(machine.step))
     plant.counters.append(Counter("office", "sequence", 4, lambda: machine.produced))
     plant.toml += f"""
@@ -175,7 +175,7 @@ async def _office(plant: Plant, stack: AsyncExitStack, folder: Path) -> None:
 name = "broker"
 kind = "mqtt"
 host = "127.0.0.1"
-port = {running_broker.port}
+port = {mosquitto.port}
 
 [[device]]
 name = "office"

@@ -7,6 +7,7 @@ The two endpoints are relays on loopback in front of one `gateway ingest`: roads
 from __future__ import annotations
 
 import asyncio
+import socket
 import sqlite3
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -15,7 +16,6 @@ from pathlib import Path
 
 from gateway.control.client import ControlClient
 from gateway.demo import plant as plants
-from gateway.demo.broker import free_port
 from gateway.demo.child import Child, until
 from gateway.demo.plant import Plant
 from gateway.demo.proof import Proof, take
@@ -150,6 +150,14 @@ class World:
             return status is not None and status["buffer"]["oldest_s"] < 1.0
 
         await until(empty, within_s, "the gateway delivers what it holds")
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 @asynccontextmanager

@@ -86,6 +86,8 @@ class FakeBluez:
         self._failures: defaultdict[str, deque[tuple[str, str]]] = defaultdict(deque)
         self._hanging: set[str] = set()
         self._scanning: set[str] = set()
+        self.scan_began = asyncio.Event()
+        """Somebody scans, for the first time."""
         self.calls: list[str] = []
         """Members called by clients, in order."""
         self.written: list[tuple[str, bytes, str]] = []
@@ -324,6 +326,7 @@ class FakeBluez:
 
     def _scan_on(self, message: Message, _: str) -> Message:
         self._scanning.add(str(message.sender))
+        self.scan_began.set()
         return Message.new_method_return(message)
 
     def _scan_off(self, message: Message, _: str) -> Message:

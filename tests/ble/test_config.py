@@ -1,0 +1,88 @@
+"""The sample is valid, and mistakes are found before anything runs."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.connectors.ble.config import BLE, BleBus, BleDevice
+from gateway.settings import read
+
+from .conftest import bus, device
+
+SAMPLE = Path(__file__).parents[2] / "gateway/connectors/ble/sample.toml"
+
+
+def sample() -> tuple[BleBus, list[BleDevice]]:
+    raw = tomllib.loads(SAMPLE.read_text())
+    (bus_table,) = raw["bus"]
+    settings, mistakes = read(BleBus, bus_table)
+    assert settings is not None, mistakes
+    devices = []
+    for table in raw["device"]:
+        found, mistakes = read(BleDevice, table)
+        assert found is not None, mistakes
+        devices.append(found)
+    return settings, devices
+
+
+def test_the_sample_is_valid_and_without_warnings() -> None:
+    settings, devices = sample()
+    assert [each.name for each in devices] == ["fridge", "sauna", "probe", "tank"]
+    assert BLE.check is not None
+    assert list(BLE.check(settings, devices)) == []
+
+
+def test_the_plan_says_what_will_be_done() -> None:
+    assert BLE.plan is not None
+    assert list(BLE.plan(*sample())) == [
+        "fridge: listens for everything that it advertises",
+        "sauna: listens for temperature, battery_voltage",
+        "probe: connects (notify) for temperature, led",
+        "tank: connects (poll) for battery, level",
+    ]
+
+
+PROBE: dict[str, Any] = {"name": "probe", "bus": "air", "address": "F0:F1:F2:F3:F4:F5"}
+FF01: dict[str, Any] = {"name": "t", "characteristic": "ff01", "write": {}}
+
+
+@pytest.mark.parametrize(
+    ("keys", "path", "says"),
+    [
+        ({"address": "F0F1F2F3F4F5"}, ("address",), "Bluetooth address"),
+        ({"decoder": "bthom"}, ("decoder",), "did you mean `bthome`"),
+        ({"connect": {"mode": "poll"}}, ("connect",), "nothing to connect for"),
+        ({"points": [{"name": "t", "characteristic": "2a6e"}]}, ("points", 0, "characteristic"), "needs `connect`"),
+        ({"points": [FF01 | {"characteristic": "2a6"}]}, ("points", 0, "characteristic"), "not a UUID"),
+        ({"points": [FF01]}, ("points", 0, "characteristic"), "`type` is needed"),
+        ({"points": [FF01 | {"type": "uint33"}]}, ("points", 0, "type"), "uint33"),
+        ({"points": [{"name": "t", "type": "uint8"}]}, ("points", 0, "type"), "belongs to a `characteristic`"),
+        ({"points": [{"name": "t", "write": {}}]}, ("points", 0, "write"), "can be written"),
+        ({"points": [{"name": "t"}, {"name": "t"}]}, ("points", 1, "name"), "two points"),
+    ],
+)
+def test_mistakes_name_their_place(keys: dict[str, Any], path: tuple[object, ...], says: str) -> None:
+    found, mistakes = read(BleDevice, PROBE | keys)
+    assert found is None
+    (mistake,) = mistakes
+    assert mistake.path == path
+    assert says in mistake.message
+
+
+def test_more_staying_connections_than_allowed_are_warned_of() -> None:
+    points = [{"name": "t", "characteristic": "2a6e"}]
+    devices = [device(f"d{n}", f"F0:F1:F2:F3:F4:0{n}", connect={"mode": "notify"}, points=points) for n in range(3)]
+    assert BLE.check is not None
+    assert list(BLE.check(bus(max_connections=3), devices)) == []
+    (warning,) = BLE.check(bus(max_connections=2), devices)
+    assert "d0, d1, d2" in warning
+
+
+def test_two_devices_with_one_address_are_warned_of() -> None:
+    assert BLE.check is not None
+    (warning,) = BLE.check(bus(), [device("a", "F0:F1:F2:F3:F4:F5"), device("b", "f0:f1:f2:f3:f4:f5")])
+    assert "same address" in warning

@@ -93,7 +93,9 @@ class Bench:
 
 
 def rtu(path: object, **more: Any) -> dict[str, Any]:
-    return {"kind": "modbus-rtu", "port": str(path), "baud_rate": 115200, "timeout": 0.3, **more}
+    """With a short late window, which every start waits for; tests about late replies set their own."""
+    line = {"kind": "modbus-rtu", "port": str(path), "baud_rate": 115200, "timeout": 0.3, "late_window": 0.05}
+    return line | more
 
 
 def device(name: str, unit: int = 1, *points: Mapping[str, Any], **more: Any) -> dict[str, Any]:

@@ -41,6 +41,17 @@ class _Tally:
         self.seen: dict[str, None] = {}
 
 
+class _Reply:
+    """What confirms a write that was sent."""
+
+    def __init__(self, expected: re.Pattern[str], came: asyncio.Future[None]) -> None:
+        self.expected = expected
+        self.came = came
+        """Cancelled when the line is lost."""
+        self.late_until = 0.0
+        """Monotonic; a write that was given up may still be answered until then."""
+
+
 class SerialConnector:
     """See the module."""
 
@@ -63,7 +74,7 @@ class SerialConnector:
         self._news = asyncio.Event()
         self._lost: LinkError | None = None
         self._writing = asyncio.Lock()
-        self._reply: tuple[re.Pattern[str], asyncio.Future[None]] | None = None
+        self._reply: _Reply | None = None
         self._bytes = self._unowned = self._undecodable = self._overrun = 0
 
     def _new_framer(self) -> Framer:
@@ -89,8 +100,8 @@ class SerialConnector:
         finally:
             self._port = None
             port.close()
-            if self._reply is not None and not self._reply[1].done():
-                self._reply[1].cancel()
+            if self._reply is not None:
+                self._reply.came.cancel()
 
     def _received(self, data: bytes) -> None:
         clock = self._tools.clock
@@ -103,8 +114,8 @@ class SerialConnector:
 
     def _queue(self, frames: list[bytes], at_ns: int) -> None:
         for frame in frames:
-            if self._reply is not None:
-                self._confirm(*self._reply, frame)
+            if self._reply is not None and not self._reply.came.done():
+                self._confirm(self._reply, frame)
             if len(self._frames) >= _QUEUE_FRAMES:
                 self._frames.popleft()
                 if self._overrun == 0:
@@ -113,11 +124,11 @@ class SerialConnector:
             self._frames.append((frame, at_ns))
         self._news.set()
 
-    def _confirm(self, expected: re.Pattern[str], confirmed: asyncio.Future[None], frame: bytes) -> None:
+    def _confirm(self, reply: _Reply, frame: bytes) -> None:
         """Here and not behind the queue: a reply must not wait for the buffer."""
         text = self._text(frame)
-        if text is not None and expected.search(text) and not confirmed.done():
-            confirmed.set_result(None)
+        if text is not None and reply.expected.search(text):
+            reply.came.set_result(None)
 
     async def _wait(self) -> None:
         """Until there is something to do; silence may be it."""
@@ -207,26 +218,38 @@ class SerialConnector:
             raise CommandError(Outcome.UNSUPPORTED, f"{write.device}.{write.point} cannot be written")
         data = self._command(point, write.value)
         async with self._writing:
-            if self._port is None or not self._port.is_open:
-                raise CommandError(Outcome.UNAVAILABLE, f"{self._bus.port} is not open")
-            confirmed = asyncio.get_running_loop().create_future()
-            if point.reply:
-                self._reply = (re.compile(point.reply), confirmed)
-            try:
-                self._port.write(data)
-                if not point.reply:
-                    raise CommandError(Outcome.UNKNOWN, "sent; this device confirms nothing")
-                await self._confirmed(confirmed)
-            finally:
-                self._reply = None
+            if not point.reply:
+                self._line().write(data)
+                raise CommandError(Outcome.UNKNOWN, "sent; this device confirms nothing")
+            await self._let_late_reply_pass()
+            line = self._line()
+            self._reply = _Reply(re.compile(point.reply), asyncio.get_running_loop().create_future())
+            line.write(data)
+            await self._confirmed(self._reply)
         return None
 
-    async def _confirmed(self, confirmed: asyncio.Future[None]) -> None:
-        done, _ = await asyncio.wait([confirmed], timeout=self._bus.reply_timeout)
+    def _line(self) -> SerialPort:
+        if self._port is None or not self._port.is_open:
+            raise CommandError(Outcome.UNAVAILABLE, f"{self._bus.port} is not open")
+        return self._port
+
+    async def _confirmed(self, reply: _Reply) -> None:
+        try:
+            done, _ = await asyncio.wait([reply.came], timeout=self._bus.reply_timeout)
+        finally:
+            reply.late_until = self._tools.clock.monotonic() + self._bus.reply_timeout
         if not done:
             raise CommandError(Outcome.UNKNOWN, "sent, but no reply came")
-        if confirmed.cancelled():
+        if reply.came.cancelled():
             raise CommandError(Outcome.UNKNOWN, "sent, but the line was lost before a reply came")
+
+    async def _let_late_reply_pass(self) -> None:
+        """The reply to a write that was given up must not confirm the next one."""
+        if self._reply is not None and not self._reply.came.done():
+            left_s = self._reply.late_until - self._tools.clock.monotonic()
+            if left_s > 0:
+                await asyncio.wait([self._reply.came], timeout=left_s)
+        self._reply = None
 
     def _command(self, point: SerialPoint, value: Value) -> bytes:
         """The value as the device counts it, in its command."""

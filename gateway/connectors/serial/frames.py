@@ -46,8 +46,11 @@ class Reader:
 
     @property
     def known(self) -> tuple[str, ...]:
-        """Points that are known before anything was heard."""
-        return tuple(self._pattern.groupindex) if self._auto else tuple(point.name for point in self._points)
+        """Points that are known before anything was heard. A point that is only written is not read."""
+        groups = self._pattern.groupindex
+        if self._auto:
+            return tuple(groups)
+        return tuple(p.name for p in self._points if self.device.format != "regex" or (p.group or p.name) in groups)
 
     def fits(self, text: str) -> bool:
         if self._match is not None and not self._match.search(text):

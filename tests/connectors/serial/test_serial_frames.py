@@ -208,6 +208,14 @@ def test_no_text_makes_the_nmea_reader_do_anything_but_read_or_refuse(body: str)
             pass
 
 
+def test_what_is_known_beforehand_leaves_out_what_is_only_written() -> None:
+    points = [{"name": "t"}, {"name": "setpoint", "command": "SET {value}", "write": {}}]
+    assert Reader(device(format="regex", pattern=TH, points=points)).known == ("t",)
+    assert Reader(device(format="regex", pattern=TH)).known == ("t", "h", "b")
+    assert Reader(device(format="json", points=[{"name": "x"}])).known == ("x",)
+    assert Reader(device(format="nmea")).known == ()
+
+
 def test_a_frame_belongs_to_the_first_device_that_it_fits() -> None:
     readers = [
         Reader(device(name="wind", format="nmea", match=r"^\$..MWV")),

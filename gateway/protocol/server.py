@@ -343,12 +343,12 @@ class ServerSession:
         if not upto:
             attempt = self._streams.attempt(stream)
         self._under_way[stream] = (attempt, max(upto, last))
-        if entry is None:
-            if last <= self._streams.mark(stream):
-                self._told[stream] = 0  # it asks again: it is told again
-            return []
-        self._told.setdefault(stream, self._streams.mark(stream))
-        return [Store(entry)]
+        mark = self._streams.mark(stream)
+        if last <= mark:
+            self._told[stream] = 0  # it asks again: it is told again
+        else:
+            self._told.setdefault(stream, mark)
+        return [] if entry is None else [Store(entry)]
 
     def _nack(self, stream: str, expected: int, reason: str = "") -> list[Output]:
         if stream in self._discarding:

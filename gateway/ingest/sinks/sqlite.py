@@ -107,7 +107,16 @@ class SqliteSink:
         """The connection, made anew after a failure."""
         if self._db is not None:
             return self._db
-        db = self._db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=5.0)
+        db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=5.0)
+        try:
+            self._prepare(db)
+        except BaseException:
+            db.close()
+            raise
+        self._db = db
+        return db
+
+    def _prepare(self, db: sqlite3.Connection) -> None:
         self.path.chmod(0o600)
         for pragma in (
             "journal_mode = WAL",
@@ -120,7 +129,6 @@ class SqliteSink:
             db.execute(f"PRAGMA {pragma}")
         self._migrate(db)
         self._load(db)
-        return db
 
     def _migrate(self, db: sqlite3.Connection) -> None:
         """Numbered files, forward only, each in its own transaction."""

@@ -16,10 +16,12 @@ from gateway.settings import ID_PATTERN, Duration, Key, Mistake, Table
 class WriteLimits(Table, frozen=True, kw_only=True):
     """Makes a point writable from the cloud side. Without this table every write is rejected."""
 
-    min: Annotated[float | None, Key("smallest value that may be written")] = None
-    max: Annotated[float | None, Key("largest value that may be written")] = None
-    step: Annotated[float | None, Key("values must be min + a multiple of this", min=0)] = None
-    values: Annotated[tuple[str | int | float | bool, ...], Key("the only values that may be written")] = ()
+    min: Annotated[float | None, Key("smallest value that may be written", example="5")] = None
+    max: Annotated[float | None, Key("largest value that may be written", example="35")] = None
+    step: Annotated[float | None, Key("values must be min + a multiple of this", example="0.5", min=0)] = None
+    values: Annotated[
+        tuple[str | int | float | bool, ...], Key("the only values that may be written", example='["off", "on"]')
+    ] = ()
     verify: Annotated[bool, Key("read the point back after the write and compare")] = False
 
     def mistakes(self) -> Iterable[Mistake]:
@@ -35,18 +37,32 @@ class Point(Table, frozen=True, kw_only=True):
     convert: Annotated[str, Key("unit to convert the value to, from `unit`", alias=("as",))] = ""
     scale: Annotated[float, Key("raw value × scale + offset")] = 1.0
     offset: Annotated[float, Key("added after scaling")] = 0.0
-    digits: Annotated[int | None, Key("decimal places to round to", min=0, max=15, alias=("round", "precision"))] = None
-    min: Annotated[float | None, Key("below this the value is kept and marked uncertain:out_of_range")] = None
-    max: Annotated[float | None, Key("above this the value is kept and marked uncertain:out_of_range")] = None
+    digits: Annotated[
+        int | None, Key("decimal places to round to", example="2", min=0, max=15, alias=("round", "precision"))
+    ] = None
+    min: Annotated[
+        float | None, Key("below this the value is kept and marked uncertain:out_of_range", example="-40")
+    ] = None
+    max: Annotated[
+        float | None, Key("above this the value is kept and marked uncertain:out_of_range", example="85")
+    ] = None
     invalid: Annotated[
         tuple[int | float | str, ...],
-        Key("raw values by which the device says that it has none; marked bad:sensor_fault", alias=("nan_value",)),
+        Key(
+            "raw values by which the device says that it has none; marked bad:sensor_fault",
+            example="[-999, 0x8000]",
+            alias=("nan_value",),
+        ),
     ] = ()
     enum: Annotated[dict[str, str], Key("raw value → text, for states", example='{ 0 = "off", 1 = "on" }')] = {}  # noqa: RUF012
-    deadband: Annotated[float | None, Key("send only changes larger than this", min=0)] = None
-    min_interval: Annotated[Duration | None, Key("send at most this often")] = None
-    max_interval: Annotated[Duration | None, Key("send at least this often, though within the deadband")] = None
-    expire_after: Annotated[Duration | None, Key("without news for this long the point is bad:stale")] = None
+    deadband: Annotated[float | None, Key("send only changes larger than this", example="0.2", min=0)] = None
+    min_interval: Annotated[Duration | None, Key("send at most this often", example='"1s"')] = None
+    max_interval: Annotated[
+        Duration | None, Key("send at least this often, though within the deadband", example='"10m"')
+    ] = None
+    expire_after: Annotated[
+        Duration | None, Key("without news for this long the point is bad:stale", example='"1h"')
+    ] = None
     lane: Annotated[Lane, Key("`alarm` overtakes readings and is committed to disk at once")] = Lane.LIVE
     write: Annotated[WriteLimits | None, Key("allows commands to write this point, within limits")] = None
 

@@ -19,6 +19,8 @@ from __future__ import annotations
 
 import difflib
 import enum
+import functools
+import json
 import math
 import re
 import types
@@ -97,6 +99,7 @@ class Field(NamedTuple):
     """Its name in the struct, which differs from the key where the key is a word of Python."""
 
 
+@functools.cache
 def fields(table: type[Table]) -> tuple[Field, ...]:
     """The declared keys of a table, in order of declaration."""
     hints = typing.get_type_hints(table, include_extras=True)
@@ -369,8 +372,8 @@ def toml(value: Any, kind: Kind | None = None) -> str:
         return "[" + ", ".join(toml(each) for each in value) + "]"
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{word} = {toml(each)}" for word, each in value.items()) + " }" if value else "{}"
-    text = str(value).replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{text}"'
+    # JSON and TOML escape alike, but for DEL
+    return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def tables(table: type[Table]) -> Iterator[type[Table]]:

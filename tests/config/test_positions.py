@@ -211,7 +211,7 @@ class Writer:
                 return quoted(value)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 @given(documents, st.data())
 def test_every_path_of_a_document_has_the_place_where_its_key_was_written(
     document: dict[str, Any], data: st.DataObject

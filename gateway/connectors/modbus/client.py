@@ -64,6 +64,9 @@ EXCEPTIONS = {
     11: "gateway target does not respond",
 }
 
+GATEWAY = (10, 11)
+"""Exceptions by which a gateway speaks for a unit that it does not reach."""
+
 
 class Request(NamedTuple):
     """One question. `data` holds what is written: register bytes, or coils packed eight to a byte."""

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from gateway.connectors.base import Emit, Tools
-from gateway.connectors.modbus.client import Reply, Request
+from gateway.connectors.modbus.client import GATEWAY, Reply, Request
 from gateway.connectors.modbus.config import AnyBus, ModbusDevice, Spot, TcpBus, cost, gap_s, reads, spot
 from gateway.connectors.modbus.link import Acquired, Line
 from gateway.connectors.modbus.planner import Read, split
@@ -58,7 +58,6 @@ class _Waiting(NamedTuple):
 
 _REFUSED_FOR_GOOD = (1, 2, 3)
 _BUSY = (5, 6)
-_GATEWAY = (10, 11)
 
 
 class _Counters:
@@ -275,7 +274,7 @@ class ModbusConnector:
         assert self._schedule is not None
         schedule, job, now = self._schedule, turn.job, self._tools.clock.monotonic()
         self._counters[job.device].exceptions += 1
-        if code in _GATEWAY:  # a gateway speaks for a unit that it does not reach
+        if code in GATEWAY:
             await self._silent(turn, Status.EXCEPTION, at_ns, emit, reason_of(code))
             return
         self._answered(job.device)

@@ -1,0 +1,147 @@
+"""The connector against servers that other people wrote: libmodbus and pymodbus, over TCP and over a pseudo-terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.errors import CommandError
+from gateway.model import Status, Write
+
+from .bench import Bench, device, rtu
+from .pair import PtyPair
+
+POINTS = [
+    {"name": "h", "address": 100, "type": "uint32", "write": {}},
+    {"name": "i", "address": 200, "register": "input"},
+    {"name": "c", "address": 9, "register": "coil", "write": {}},
+    {"name": "d", "address": 10, "register": "discrete"},
+    {"name": "w", "address": 300, "write": {"fc": 6}},
+    {"name": "beyond", "address": 60000},
+]
+
+
+@contextmanager
+def running(command: Sequence[str]) -> Iterator[str]:
+    """A server and the line that it prints when it is ready."""
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        line = server.stdout.readline().strip()
+        assert line, "the server did not start"
+        yield line
+    finally:
+        server.kill()
+        server.communicate()
+
+
+@pytest.fixture(scope="session")
+def libmodbus(tmp_path_factory: pytest.TempPathFactory) -> str:
+    if shutil.which("gcc") is None:
+        pytest.skip("no gcc to build the libmodbus server with")
+    program = tmp_path_factory.mktemp("libmodbus") / "server"
+    source = Path(__file__).with_name("libmodbus_server.c")
+    built = subprocess.run(
+        ["gcc", "-Wall", "-o", program, source, "-I/usr/include/modbus", "-lmodbus"], capture_output=True, text=True
+    )
+    if "modbus.h" in built.stderr:
+        pytest.skip("libmodbus is not installed (libmodbus-dev)")
+    assert built.returncode == 0, built.stderr
+    return str(program)
+
+
+def poll_and_write(bus: Mapping[str, Any], unit: int) -> None:
+    """What every server must give, whoever wrote it."""
+
+    async def scenario() -> None:
+        bench = Bench(bus, [device("meter", unit, *POINTS, interval=0.1)])
+        async with bench.running():
+            await bench.until(lambda: all(bench.values("meter", point) for point in "hicdw"))
+            await bench.until(lambda: bool(bench.statuses("meter", "beyond")))
+            assert bench.values("meter", "h")[0] == (100 << 16) + 101
+            assert bench.values("meter", "i")[0] == 5200
+            assert bench.values("meter", "c")[0] is True
+            assert bench.values("meter", "d")[0] is False
+            assert bench.statuses("meter", "beyond")[0] is Status.CONFIG
+            for point, value in (("h", 0xFFFFFFFE), ("c", False), ("w", 12345)):
+                assert await bench.connector.execute(Write("meter", point, value, verify=True)) == value
+                await bench.until(lambda p=point, v=value: bench.values("meter", p)[-1] == v)  # type: ignore[misc]
+            with pytest.raises(CommandError):
+                await bench.connector.execute(Write("meter", "i", 1))
+            assert bench.connector.status()["devices"]["meter"]["failed"] == 0
+
+    asyncio.run(scenario())
+
+
+def test_libmodbus_over_tcp(libmodbus: str) -> None:
+    with running([libmodbus, "tcp"]) as port:
+        poll_and_write({"kind": "modbus-tcp", "host": "127.0.0.1", "tcp_port": int(port), "timeout": 2}, 1)
+
+
+def test_libmodbus_over_a_serial_line(libmodbus: str, tmp_path: Path) -> None:
+    with PtyPair(tmp_path) as pair, running([libmodbus, "rtu", str(pair.there), "7"]):
+        poll_and_write(rtu(pair.here, baud_rate=9600, timeout=2), 7)
+
+
+def test_pymodbus_over_tcp() -> None:
+    with running([sys.executable, str(Path(__file__).with_name("pymodbus_server.py")), "tcp"]) as port:
+        poll_and_write({"kind": "modbus-tcp", "host": "127.0.0.1", "tcp_port": int(port), "timeout": 2}, 1)
+
+
+def test_pymodbus_with_rtu_frames_over_tcp() -> None:
+    with running([sys.executable, str(Path(__file__).with_name("pymodbus_server.py")), "rtu-over-tcp"]) as port:
+        bus = {"kind": "modbus-rtu-over-tcp", "host": "127.0.0.1", "tcp_port": int(port), "timeout": 2}
+        poll_and_write(bus | {"late_window": 0.05}, 1)
+
+
+def test_pymodbus_over_a_serial_line(tmp_path: Path) -> None:
+    server = str(Path(__file__).with_name("pymodbus_server.py"))
+    with PtyPair(tmp_path) as pair, running([sys.executable, server, "rtu", str(pair.there)]):
+        poll_and_write(rtu(pair.here, timeout=2), 1)
+
+
+def test_a_server_that_hangs_up_between_polls_is_connected_to_again(libmodbus: str) -> None:
+    async def scenario(port: int) -> None:
+        # a forwarder that ends each connection after its second answer, as small devices do with their idle ones
+        async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            there_reader, there_writer = await asyncio.open_connection("127.0.0.1", port)
+            for _ in range(2):
+                there_writer.write(await reader.read(300))
+                writer.write(await there_reader.read(300))
+            for each in (writer, there_writer):
+                each.close()
+
+        front = await asyncio.start_server(forward, "127.0.0.1", 0)
+        bus = {"kind": "modbus-tcp", "host": "127.0.0.1", "tcp_port": front.sockets[0].getsockname()[1], "timeout": 2}
+        bench = Bench(bus, [device("meter", 1, {"name": "h", "address": 5}, interval=0.05)])
+        async with bench.running():
+            await bench.until(lambda: len(bench.values("meter", "h")) >= 7)
+            assert bench.connector.status()["reopened"] >= 3
+        assert set(bench.values("meter", "h")) == {5}
+        front.close()
+
+    with running([libmodbus, "tcp"]) as port:
+        asyncio.run(scenario(int(port)))
+
+
+def test_a_server_that_accepts_and_never_answers_is_recycled_and_said_to_be_offline() -> None:
+    async def scenario() -> None:
+        silent = socket.create_server(("127.0.0.1", 0))
+        bus = {"kind": "modbus-tcp", "host": "127.0.0.1", "tcp_port": silent.getsockname()[1], "timeout": 0.05}
+        bench = Bench(bus, [device("meter", 1, {"name": "h", "address": 5}, interval=0.05)])
+        async with bench.running():
+            await bench.until(lambda: bench.connector.status()["reopened"] >= 1)
+            await bench.until(lambda: Status.DEVICE_OFFLINE in bench.statuses("meter", "h"))
+        assert bench.values("meter", "h") == []
+        silent.close()
+
+    asyncio.run(scenario())

@@ -73,7 +73,8 @@ class Router:
         """Reads the journal. A disk that fails is retried by `run`; until then commands are unavailable."""
         try:
             ended = self._journal.recover(await self._store.load(), self._utc_ms())
-            await self._store.save(ended)
+            if ended:
+                await self._store.save(ended)
         except StoreError as error:
             self._disk_failed(error)
             return

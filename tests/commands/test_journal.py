@@ -204,4 +204,4 @@ class CrashingGateway(RuleBasedStateMachine):
 
 
 TestCrashingGateway = CrashingGateway.TestCase
-TestCrashingGateway.settings = settings(deadline=None, max_examples=150, stateful_step_count=25)
+TestCrashingGateway.settings = settings(deadline=None, max_examples=80, stateful_step_count=25)

@@ -9,14 +9,14 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from gateway.commands import router as router_module
-from gateway.commands.journal import GRACE_S
+from gateway.commands.journal import GRACE_S, Entry
 from gateway.commands.router import LANE_LIMIT, REOPEN_S, Router
 from gateway.commands.store import Store
 from gateway.errors import CommandError
@@ -51,8 +51,10 @@ class Machine:
 
 
 @asynccontextmanager
-async def running(path: Path, machine: Machine, timeout_s: float = 30.0) -> AsyncIterator[Router]:
-    router = Router(Store(path), TARGETS, machine.execute, VirtualClock(), timeout_s)
+async def running(
+    path: Path, machine: Machine, timeout_s: float = 30.0, store: Store | None = None
+) -> AsyncIterator[Router]:
+    router = Router(store or Store(path), TARGETS, machine.execute, VirtualClock(), timeout_s)
     await router.open()
     task = asyncio.create_task(router.run())
     await asyncio.sleep(0)
@@ -369,6 +371,63 @@ async def test_results_older_than_thirty_days_are_forgotten_on_disk_too(path: Pa
     file = sqlite3.connect(path)
     assert file.execute("SELECT count(*) FROM command").fetchone() == (0,)
     file.close()
+
+
+class DyingStore(Store):
+    """The process dies at the n-th write, before or after it is on disk: nothing that follows ever happens."""
+
+    def __init__(self, path: Path, dies_at: int, after: bool) -> None:
+        super().__init__(path)
+        self.dies_at, self.after = dies_at, after
+        self.dead = asyncio.Event()
+
+    async def save(self, entries: Sequence[Entry]) -> None:
+        self.dies_at -= 1
+        if self.dies_at != 0 or self.after:
+            await super().save(entries)
+        if self.dies_at == 0:
+            self.dead.set()
+            await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("dies_at", range(1, 17))
+def test_wherever_the_process_dies_no_command_runs_twice_and_each_has_a_result(
+    dies_at: int, after: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "commands.db"
+
+    async def main() -> None:
+        machine = Machine()
+        sent: dict[str, Outcome] = {}
+
+        async def work(router: Router) -> None:
+            for i in range(4):
+                router.receive(command(f"{i}", device=("pump", "fan")[i % 2], value=i))
+                for result in await results(router, 1):
+                    assert sent.setdefault(result.id, result.outcome) is result.outcome
+                    router.acked(result.id)
+            await asyncio.sleep(1)
+
+        store = DyingStore(path, dies_at, after)
+        async with running(path, machine, store=store) as router:
+            working = asyncio.create_task(work(router))
+            dead = asyncio.create_task(store.dead.wait())
+            await asyncio.wait([working, dead], return_when=asyncio.FIRST_COMPLETED)
+            working.cancel()
+            dead.cancel()
+        async with running(path, machine) as router:
+            router.missing(["0", "1", "2", "3"])
+            for result in await results(router, 4):
+                assert sent.get(result.id, result.outcome) is result.outcome, "a result that was sent is contradicted"
+            for i in range(4):
+                router.receive(command(f"{i}", device=("pump", "fan")[i % 2], value=i))
+            await asyncio.sleep(60)
+            assert len(router.results()) == 4
+        written = [write.value for write in machine.writes]
+        assert len(written) == len(set(written))
+
+    run(main())
 
 
 CHILD = """

@@ -135,19 +135,11 @@ async def _serve(settings: Settings, plain: bool) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    try:
-        async with running(settings, SystemClock()) as server:
-            if live:
-                await terminal.screen(server, stop)
-            else:
-                await terminal.lines(server, stop)
-    except ExceptionGroup as group:
-        expected, rest = group.split((GatewayError, OSError))
-        if rest is not None or expected is None:
-            raise
-        for error in expected.exceptions:
-            print(error, file=sys.stderr)
-        return EX_FAILED
+    async with running(settings, SystemClock()) as server:
+        if live:
+            await terminal.screen(server, stop)
+        else:
+            await terminal.lines(server, stop)
     return EX_OK
 
 
@@ -166,18 +158,18 @@ def _ask(settings: Settings, request: control.Request, within_s: float = 10.0) -
 def _add(settings: Settings, args: argparse.Namespace) -> int:
     role = Role.VIEWER if args.viewer else Role.GATEWAY
     if _running(settings):
-        token = _ask(settings, control.Add(args.name, role)).token
+        answer = _ask(settings, control.Add(args.name, role))
+        token, url = answer.token, answer.url
     else:
         sink = SqliteSink(settings.data)
         token = Tokens(sink).add(args.name, role, SystemClock().utc_ms())
         sink.close()
+        url = f"{'wss' if settings.cert is not None else 'ws'}://{shown(*settings.listen[0])}/"
     if role is Role.VIEWER:
         print(f"Token of viewer {args.name}, shown once; the browser asks for it as a password:\n\n{token}")
         return EX_OK
-    host, port = settings.listen[0]
-    scheme = "wss" if settings.cert is not None else "ws"
     print(f"Token of gateway {args.name}, shown once. On the gateway, in a file of mode 0600:\n\n{token}\n")
-    print(f"and in its configuration:\n\n{uplink_block(f'{scheme}://{shown(host, port)}/')}")
+    print(f"and in its configuration:\n\n{uplink_block(url)}")
     return EX_OK
 
 

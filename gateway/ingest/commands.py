@@ -15,6 +15,9 @@ from gateway.ingest.sinks.sqlite import SqliteSink
 from gateway.model import Value
 from gateway.protocol.messages import CommandMessage
 
+OPEN = ("queued", "sent")
+"""States in which there is no result yet."""
+
 _encode = msgspec.json.Encoder().encode
 
 

@@ -17,6 +17,7 @@ import msgspec
 
 from gateway.errors import GatewayError, LinkError
 from gateway.ingest.commands import Issued
+from gateway.ingest.config import shown
 from gateway.ingest.tokens import Listed, Role
 from gateway.model import Value
 from gateway.protocol.messages import CommandMessage
@@ -63,6 +64,8 @@ class Answer(msgspec.Struct, omit_defaults=True):
 
     error: str = ""
     token: str = ""
+    url: str = ""
+    """Where the server listens, as a gateway of this machine reaches it."""
     revoked: bool = False
     listed: tuple[Listed, ...] = ()
     online: tuple[str, ...] = ()
@@ -119,7 +122,9 @@ class Control:
         call = server.committer.call
         match request:
             case Add(name, role):
-                return Answer(token=await call(server.tokens.add, name, role, server.utc_ms()))
+                token = await call(server.tokens.add, name, role, server.utc_ms())
+                scheme = "wss" if server.settings.cert is not None else "ws"
+                return Answer(token=token, url=f"{scheme}://{shown(*server.addresses[0])}/")
             case Revoke(name):
                 return Answer(revoked=await server.revoke(name))
             case List():

@@ -11,17 +11,19 @@ import fcntl
 import logging
 import os
 import secrets
+import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final, Protocol
 
+import msgspec
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import NegotiationError
 from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
-from gateway.errors import AuthError, StoreError
+from gateway.errors import AuthError, ConfigError, StoreError
 from gateway.ingest import commands
 from gateway.ingest.commands import Issued
 from gateway.ingest.committer import Committer
@@ -81,7 +83,7 @@ class IngestServer:
     # ── starting and stopping ────────────────────────────────────────────────────────────────────────────────────
 
     async def start(self) -> None:
-        """Raises ConfigError for certificates, OSError for addresses."""
+        """Raises ConfigError, StoreError."""
         self.live.seed(await self.committer.call(self.sink.latest))
         for name, reason, readings in await self.committer.call(self.sink.gaps):
             self.live.gap(name, reason, readings)
@@ -89,34 +91,40 @@ class IngestServer:
         _wire_log.setLevel(logging.ERROR)
         tls = self.settings.tls()
         for host, port in self.settings.listen:
-            listener = await serve(
-                self._connected,
-                host,
-                port,
-                ssl=tls,
-                select_subprotocol=_subprotocol,
-                extensions=[
-                    # the gateway's context is kept, ours is not: 24 KiB for a connection in place of 52
-                    ServerPerMessageDeflateFactory(
-                        server_no_context_takeover=True,
-                        server_max_window_bits=9,
-                        client_max_window_bits=12,
-                        compress_settings={"memLevel": 1},
-                    )
-                ],
-                compression=None,
-                process_request=self._knock,
-                max_size=MAX_MESSAGE_BYTES,
-                ping_interval=PING_EVERY_S,
-                ping_timeout=PONG_WITHIN_S,
-                close_timeout=2.0,
-                server_header=None,
-                logger=_wire_log,
-            )
+            try:
+                listener = await self._listen(host, port, tls)
+            except OSError as error:
+                raise ConfigError((f"cannot listen on {shown(host, port)}: {error}",)) from error
             self._listeners.append(listener)
             self.addresses += [socket.getsockname()[:2] for socket in listener.sockets]
         for address in self.addresses:
             log.info("listening on %s", shown(*address))
+
+    async def _listen(self, host: str, port: int, tls: ssl.SSLContext | None) -> Server:
+        return await serve(
+            self._connected,
+            host,
+            port,
+            ssl=tls,
+            select_subprotocol=_subprotocol,
+            extensions=[
+                # the gateway's context is kept, ours is not: 24 KiB for a connection in place of 52
+                ServerPerMessageDeflateFactory(
+                    server_no_context_takeover=True,
+                    server_max_window_bits=9,
+                    client_max_window_bits=12,
+                    compress_settings={"memLevel": 1},
+                )
+            ],
+            compression=None,
+            process_request=self._knock,
+            max_size=MAX_MESSAGE_BYTES,
+            ping_interval=PING_EVERY_S,
+            ping_timeout=PONG_WITHIN_S,
+            close_timeout=2.0,
+            server_header=None,
+            logger=_wire_log,
+        )
 
     async def drain(self) -> None:
         """Asks everybody to move, waits for it up to `drain_s`, closes the rest. Idempotent."""
@@ -202,6 +210,7 @@ class IngestServer:
                 self.live.stored(entry, verdict.offset_ms, now_ms)
         self.fleet.wake({entry.gateway for entry in entries})
         for stored in results:
+            self.commands = [_answered(each, stored) for each in self.commands]
             for future in self._waiting.pop(stored.result.id, ()):
                 if not future.done():
                     future.set_result(None)
@@ -275,6 +284,14 @@ def _unavailable(gateway: str, command: CommandMessage, now_ms: int) -> Issued:
     )
 
 
+def _answered(issued: Issued, stored: StoredResult) -> Issued:
+    """The command with this result, where it is its first."""
+    result = stored.result
+    if (issued.gateway, issued.id) != (stored.gateway, result.id) or issued.state not in commands.OPEN:
+        return issued
+    return msgspec.structs.replace(issued, state=result.outcome.value, reason=result.reason, result=result.value)
+
+
 def _subprotocol(connection: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol:
     """By path: viewers and gateways never meet in the same room."""
     assert connection.request is not None
@@ -290,20 +307,25 @@ async def running(settings: Settings, clock: Time) -> AsyncIterator[IngestServer
 
     Raises:
         StoreError: another server runs on this folder, or the store cannot be opened.
-        ConfigError: certificates, or an address that cannot be listened on.
+        ConfigError: a certificate that cannot be used, an address that cannot be listened on.
     """
     async with AsyncExitStack() as stack:
         stack.callback(os.close, _lock(settings))
         server = IngestServer(settings, clock)
         stack.callback(server.sink.close)
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(server.committer.run(), name="ingest commit")
-            try:
-                async with Control(server):
-                    await server.start()
-                    yield server
-            finally:
-                await server.drain()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(server.committer.run(), name="ingest commit")
+                try:
+                    async with Control(server):
+                        await server.start()
+                        yield server
+                finally:
+                    await server.drain()
+        except ExceptionGroup as group:
+            if len(group.exceptions) == 1:
+                raise group.exceptions[0] from None  # the group is ours; whoever calls wants to know what happened
+            raise
 
 
 def _lock(settings: Settings) -> int:

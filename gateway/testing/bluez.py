@@ -83,6 +83,7 @@ class FakeBluez:
         self._powered = powered
         self._bus: MessageBus | None = None
         self._objects: dict[str, Interfaces] = {}
+        self._gatt: dict[str, dict[str, tuple[bytes, list[str]]]] = {}
         self._failures: defaultdict[str, deque[tuple[str, str]]] = defaultdict(deque)
         self._hanging: set[str] = set()
         self._scanning: set[str] = set()
@@ -217,16 +218,27 @@ class FakeBluez:
         for path in sorted((p for p in self._objects if p.startswith(self.path(address))), reverse=True):
             await self._remove(path)
 
-    async def add_gatt(self, address: str, characteristics: Mapping[str, tuple[bytes, list[str]]]) -> None:
-        """Gives a device that was heard one service with characteristics: UUID → value and flags (`read`, …)."""
-        service = f"{self.path(address)}/service0001"
+    def give_gatt(self, address: str, characteristics: Mapping[str, tuple[bytes, list[str]]]) -> None:
+        """What a device has inside: UUID → value and flags (`read`, `notify`, …). It shows when it is connected."""
+        self._gatt[address] = dict(characteristics)
+
+    async def _resolve(self, address: str) -> None:
+        """As BlueZ does it: connected, then the objects, and when all are there `ServicesResolved`."""
+        device, on = self.path(address), Variant("b", True)
+        await self._change(device, _DEVICE, {"Connected": on})
+        service = f"{device}/service0001"
+        if service not in self._objects:
+            await self._add_service(address, service)
+        await self._change(device, _DEVICE, {"ServicesResolved": on})
+
+    async def _add_service(self, address: str, service: str) -> None:
         properties = {
             "UUID": Variant("s", "0000181a-0000-1000-8000-00805f9b34fb"),
             "Device": Variant("o", self.path(address)),
             "Primary": Variant("b", True),
         }
         await self._add(service, {_SERVICE: properties})
-        for handle, (uuid, (value, flags)) in enumerate(characteristics.items(), start=2):
+        for handle, (uuid, (value, flags)) in enumerate(self._gatt.get(address, {}).items(), start=2):
             properties = {
                 "UUID": Variant("s", uuid),
                 "Service": Variant("o", service),
@@ -336,11 +348,10 @@ class FakeBluez:
         return Message.new_method_return(message)
 
     def _connect(self, message: Message, path: str) -> Message:
-        on = Variant("b", True)
-        self._objects[path][_DEVICE]["Connected"] = on
+        self._objects[path][_DEVICE]["Connected"] = Variant("b", True)
         devices = [interfaces[_DEVICE] for interfaces in self._objects.values() if _DEVICE in interfaces]
         self.most_connected = max(self.most_connected, sum(bool(device["Connected"].value) for device in devices))
-        self._later(self._change(path, _DEVICE, {"Connected": on, "ServicesResolved": on}))
+        self._later(self._resolve(_address(path)))
         return Message.new_method_return(message)
 
     def _disconnect(self, message: Message, path: str) -> Message:

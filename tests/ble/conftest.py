@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bleak.backends.bluezdbus.version import BlueZFeatures
 
 from gateway.clock import SystemClock
 from gateway.connectors.base import Tools
@@ -103,6 +105,22 @@ def folder() -> Iterator[Path]:
         yield Path(path)
 
 
+def install_bluetoothctl(folder: Path, monkeypatch: pytest.MonkeyPatch, version: str | None) -> None:
+    """bleak asks `bluetoothctl --version` once per process; here each test has its own answer, or no such program."""
+    programs = folder / "bin"
+    programs.mkdir()
+    if version is not None:
+        script = programs / "bluetoothctl"
+        script.write_text(f"#!/bin/sh\necho 'bluetoothctl: {version}'\n")
+        script.chmod(0o755)
+    daemon = shutil.which("dbus-daemon")
+    if daemon is not None:
+        (programs / "dbus-daemon").symlink_to(daemon)
+    monkeypatch.setenv("PATH", str(programs))
+    for name, value in (("checked_bluez_version", False), ("supported_version", True), ("_check_bluez_event", None)):
+        monkeypatch.setattr(BlueZFeatures, name, value)
+
+
 @pytest.fixture
 def start(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
     @asynccontextmanager
@@ -113,8 +131,10 @@ def start(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
         spacing_s: float = 60.0,
         prepare: Callable[[FakeBluez], Any] = lambda _: None,
         service: bool = True,
+        bluetoothctl: str | None = "5.66",
         **bluez_keys: Any,
     ) -> AsyncIterator[Rig]:
+        install_bluetoothctl(folder, monkeypatch, bluetoothctl)
         async with PrivateBus(folder) as dbus:
             monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", dbus.address)
             bluez = FakeBluez(dbus.address, **bluez_keys)

@@ -80,6 +80,9 @@ def test_more_staying_connections_than_allowed_are_warned_of() -> None:
     assert list(BLE.check(bus(max_connections=3), devices)) == []
     (warning,) = BLE.check(bus(max_connections=2), devices)
     assert "d0, d1, d2" in warning
+    visited = device("v", "F0:F1:F2:F3:F4:0A", connect={"mode": "poll", "interval": "5m"}, points=points)
+    assert list(BLE.check(bus(max_connections=3), [*devices[:2], visited])) == []
+    assert len(BLE.check(bus(max_connections=2), [*devices[:2], visited])) == 1, "none is left to visit it"
 
 
 def test_two_devices_with_one_address_are_warned_of() -> None:

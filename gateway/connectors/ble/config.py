@@ -138,16 +138,20 @@ KEEP_LINK_BELOW_S: Final = 60.0
 def _check(bus: BleBus, devices: Sequence[BleDevice]) -> Sequence[str]:
     warnings = []
     staying = [device.name for device in devices if device.stays_connected()]
-    if len(staying) > bus.max_connections:
+    others = any(point.characteristic for device in devices if not device.stays_connected() for point in device.points)
+    if len(staying) + others > bus.max_connections:
         warnings.append(
-            f"{len(staying)} devices stay connected ({', '.join(staying)}), but max_connections is"
-            f" {bus.max_connections}: the others never get their turn"
+            f"{', '.join(staying)} stay connected, and max_connections is {bus.max_connections}:"
+            " for the others no connection is left"
         )
     addresses: dict[str, str] = {}
     for device in devices:
         other = addresses.setdefault(device.address.upper(), device.name)
         if other != device.name:
-            warnings.append(f"{other} and {device.name} have the same address {device.address.upper()}")
+            warnings.append(
+                f"{other} and {device.name} have the same address {device.address.upper()}:"
+                f" only {device.name} is served"
+            )
     return warnings
 
 

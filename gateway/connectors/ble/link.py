@@ -174,7 +174,7 @@ class BleakRadio:
     async def upset(self) -> str:
         await self._changed.wait()
         self._changed.clear()
-        void, self._void = self._void, ""
+        why = self._void
         try:
             async with asyncio.timeout(_COMES_BACK_S):
                 while problem := await self._adapter_problem():
@@ -182,8 +182,7 @@ class BleakRadio:
                     self._changed.clear()
         except TimeoutError as error:
             raise LinkError(problem) from error
-        self._void = ""
-        return void
+        return why
 
     async def connect(self, address: str, timeout_s: float, on_lost: Callable[[], None]) -> BleakPeripheral:
         device = self._devices.get(address.upper())

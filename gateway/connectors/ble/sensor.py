@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from gateway.connectors.ble.advertisement import Advertisement, Decoded, Quantity
@@ -11,6 +12,8 @@ from gateway.errors import DecodeError
 from gateway.model import DeviceState, Json, Sample, Status
 from gateway.settings import duration_text
 
+_DOUBT_S = 60.0
+"""Some devices send formats in turn that not all can be read: while one is, the device is not failing."""
 _PAYLOAD = "payload"
 """The point that carries `bad:key_error` when nobody said which points there are."""
 
@@ -27,6 +30,7 @@ class Sensor:
         self._thinning = Thinning(device.min_interval)
         self._points = self._wanted
         self._news_at = now
+        self._good_at = -math.inf
         self._silent = False
         self._locked = False
         self._rssi: int | None = None
@@ -43,15 +47,18 @@ class Sensor:
             decoded = decode(self._device.decoder, heard)
         except DecodeError as error:
             self._rejected += 1
-            self._report(self._device.name, DeviceState.FAILING, str(error))
+            if now - self._good_at > _DOUBT_S:
+                self._report(self._device.name, DeviceState.FAILING, str(error))
             return None
         if decoded is None:
             return None
         self._decoder = decoded.decoder
         self._news_at, self._silent = now, False
         if decoded.encrypted:
-            return self._no_key(at_ns)
+            self._encrypted += 1
+            return self._no_key(at_ns) if now - self._good_at > _DOUBT_S else None
         self._locked = False
+        self._good_at = now
         self._report(self._device.name, DeviceState.ONLINE, "")
         news = self._thinning.news(decoded, now)
         return None if news is None else self._sample(news, at_ns)
@@ -76,7 +83,6 @@ class Sensor:
 
     def _no_key(self, at_ns: int) -> Sample | None:
         """Once, until it can be read again; the count goes on."""
-        self._encrypted += 1
         self._report(self._device.name, DeviceState.FAILING, "its advertisements are encrypted, and there is no key")
         if self._locked:
             return None

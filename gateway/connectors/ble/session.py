@@ -248,14 +248,15 @@ class Session:
     async def write(self, point: BlePoint, value: Value, verify: bool, timeout_s: float) -> Value | None:
         """Raises CommandError; returns the value read back when that was asked."""
         data, linear = self._encoded(point, value)
+        reached_by = asyncio.get_running_loop().time() + timeout_s
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout_at(reached_by):
                 await self._busy.acquire()
         except TimeoutError as error:
             raise CommandError(Outcome.UNAVAILABLE, f"{self.device.name} is busy") from error
         try:
             try:
-                async with asyncio.timeout(timeout_s):
+                async with asyncio.timeout_at(reached_by):
                     peripheral = await self._open()
             except (DeviceError, TimeoutError) as error:
                 raise CommandError(Outcome.UNAVAILABLE, str(error) or "no connection in time") from error

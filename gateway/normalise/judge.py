@@ -29,7 +29,9 @@ Judged = tuple[Value | None, Status]
 class Judge:
     """One point of the configuration, compiled; `None`: a point that the configuration does not know."""
 
-    __slots__ = ("_digits", "_enum", "_invalid", "_linear", "_max", "_min", "_misfit", "_numeric", "plain", "unit")
+    __slots__ = (
+        "_digits", "_enum", "_invalid", "_linear", "_max", "_min", "_misfit", "_numeric", "_special", "plain", "unit",
+    )  # fmt: skip
 
     def __init__(self, point: Point | None, source_unit: str = "") -> None:
         point = point or Point(name="auto")
@@ -48,6 +50,7 @@ class Judge:
             self._linear = Linear.of(point.scale, point.offset, unit, point.convert)
         except ValueError:
             self._misfit = True
+        self._special = self._misfit or bool(self._enum)
         limited = point.min is not None or point.max is not None
         self._numeric = self._linear != Linear() or bool(point.convert) or limited or point.digits is not None
         self.plain = not (self._invalid or self._enum or self._numeric or self._misfit)
@@ -55,22 +58,28 @@ class Judge:
 
     def __call__(self, raw: Value | None, status: Status) -> Judged:
         """The value and its status; `status` is what the connector says of it."""
-        if status in _BAD:
+        if status is not Status.GOOD and status in _BAD:
             return None, status
-        if raw is None or (self._invalid and raw.__class__ is not bool and raw in self._invalid):
+        kind = raw.__class__
+        if raw is None:
             return None, Status.SENSOR_FAULT
-        value, fault = sound(raw)
-        if value is None:
-            return None, fault
-        if self._misfit:
-            return None, Status.CONFIG
-        if self._enum:
-            return self._state(value, status)
-        if not self._numeric or value.__class__ is bool:
-            return value, status
-        if isinstance(value, str):
+        # the common cases of `sound`, without the call
+        if not ((kind is float and raw - raw == 0.0) or (kind is int and INT_MIN <= raw <= INT_MAX)):  # type: ignore[operator]
+            value, fault = sound(raw)
+            if value is None:
+                return None, fault
+            raw = value
+        if self._invalid and kind is not bool and raw in self._invalid:
+            return None, Status.SENSOR_FAULT
+        if self._special:
+            if self._misfit:
+                return None, Status.CONFIG
+            return self._state(raw, status)
+        if not self._numeric or kind is bool:
+            return raw, status
+        if isinstance(raw, str):
             return None, Status.DECODE
-        return self._number(value, status)
+        return self._number(raw, status)
 
     def _state(self, value: Value, status: Status) -> Judged:
         text = self._enum.get(value)
@@ -80,14 +89,16 @@ class Judge:
 
     def _number(self, raw: int | float, status: Status) -> Judged:
         try:
-            number, fault = sound(self._linear(raw))
+            number = self._linear(raw)
+            if number.__class__ is int and not INT_MIN <= number <= INT_MAX:
+                number = float(number)
         except OverflowError:
             return None, Status.SENSOR_FAULT
-        if number is None:
-            return None, fault
-        assert not isinstance(number, str)
-        if self._digits is not None and number.__class__ is float:
-            number = round(number, self._digits) + 0.0  # + 0.0: there is no minus zero degrees
+        if number.__class__ is float:
+            if number - number != 0.0:
+                return None, Status.SENSOR_FAULT
+            if self._digits is not None:
+                number = round(number, self._digits) + 0.0  # + 0.0: there is no minus zero degrees
         if status is Status.GOOD and not self._min <= number <= self._max:
             status = Status.OUT_OF_RANGE
         return number, status

@@ -86,11 +86,13 @@ class Cell:
         self.heard_ns = at_ns
         self.held = None
         if status is self.status:
+            if value is not None and not self.thinned:
+                return True
             since_ns = at_ns - self.told_ns
             if value is None:
                 if since_ns < heartbeat_ns:
                     return False
-            elif self.thinned and (self.max_ns is None or since_ns < self.max_ns):
+            elif self.max_ns is None or since_ns < self.max_ns:
                 if not self.changed(value):
                     return False
                 if self.min_ns is not None and since_ns < self.min_ns:

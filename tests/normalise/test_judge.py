@@ -40,6 +40,7 @@ JUDGEMENTS: list[tuple[dict[str, Any], Any, Any, Status]] = [
     ({"invalid": (-127,)}, -127.0, None, Status.SENSOR_FAULT),
     ({"invalid": ("--",)}, "--", None, Status.SENSOR_FAULT),
     ({"invalid": (2**64,)}, 2**64, None, Status.SENSOR_FAULT),
+    ({"invalid": (1,)}, [1], None, Status.DECODE),
     ({"invalid": (1,)}, True, True, Status.GOOD),
     ({"invalid": (0,)}, False, False, Status.GOOD),
     # scale, conversion, rounding

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -86,6 +86,7 @@ class FakeBluez:
         self._gatt: dict[str, dict[str, tuple[bytes, list[str]]]] = {}
         self._failures: defaultdict[str, deque[tuple[str, str]]] = defaultdict(deque)
         self._hanging: set[str] = set()
+        self._signals: set[asyncio.Task[None]] = set()
         self._scanning: set[str] = set()
         self.scan_began = asyncio.Event()
         """Somebody scans, for the first time."""
@@ -111,6 +112,8 @@ class FakeBluez:
 
     async def stop(self) -> None:
         """The service ends: the name is lost, and with it everything that it knew."""
+        for task in self._signals:
+            task.cancel()
         self._objects.clear()
         self._scanning.clear()
         if self._bus is not None:
@@ -213,6 +216,12 @@ class FakeBluez:
         }
         await self._add(path, {_DEVICE: properties})
 
+    async def fade(self, address: str) -> None:
+        """BlueZ drops the signal strength of a device that it does not hear; nothing was received."""
+        self._objects[self.path(address)][_DEVICE].pop("RSSI", None)
+        body = [_DEVICE, {}, ["RSSI"]]
+        await self._tell(self.path(address), _PROPERTIES, "PropertiesChanged", "sa{sv}as", body)
+
     async def vanish(self, address: str) -> None:
         """BlueZ forgets a device that it has not heard for long."""
         for path in sorted((p for p in self._objects if p.startswith(self.path(address))), reverse=True):
@@ -222,10 +231,12 @@ class FakeBluez:
         """What a device has inside: UUID → value and flags (`read`, `notify`, …). It shows when it is connected."""
         self._gatt[address] = dict(characteristics)
 
-    async def _resolve(self, address: str) -> None:
-        """As BlueZ does it: connected, then the objects, and when all are there `ServicesResolved`."""
+    async def _link_up(self, address: str, connect: Message) -> None:
+        """As BlueZ does it: `Connected`, the reply, then the objects, and when all are there `ServicesResolved`."""
         device, on = self.path(address), Variant("b", True)
         await self._change(device, _DEVICE, {"Connected": on})
+        assert self._bus is not None, "served by it"
+        await self._bus.send(Message.new_method_return(connect))
         service = f"{device}/service0001"
         if service not in self._objects:
             await self._add_service(address, service)
@@ -321,7 +332,7 @@ class FakeBluez:
             return Message.new_error(message, "org.freedesktop.DBus.Error.UnknownMethod", f"no method {member}")
         return serve(message, path)
 
-    def _members(self) -> dict[str, Callable[[Message, str], Message]]:
+    def _members(self) -> dict[str, Callable[[Message, str], Message | bool]]:
         return {
             "SetDiscoveryFilter": lambda message, _: Message.new_method_return(message),
             "StartDiscovery": self._scan_on,
@@ -347,12 +358,12 @@ class FakeBluez:
         self._scanning.discard(str(message.sender))
         return Message.new_method_return(message)
 
-    def _connect(self, message: Message, path: str) -> Message:
+    def _connect(self, message: Message, path: str) -> bool:
         self._objects[path][_DEVICE]["Connected"] = Variant("b", True)
         devices = [interfaces[_DEVICE] for interfaces in self._objects.values() if _DEVICE in interfaces]
         self.most_connected = max(self.most_connected, sum(bool(device["Connected"].value) for device in devices))
-        self._later(self._resolve(_address(path)))
-        return Message.new_method_return(message)
+        self._later(self._link_up(_address(path), message))
+        return True
 
     def _disconnect(self, message: Message, path: str) -> Message:
         self._later(self.drop(_address(path)))
@@ -374,9 +385,11 @@ class FakeBluez:
         self._objects[path][_CHARACTERISTIC]["Notifying"] = Variant("b", message.member == "StartNotify")
         return Message.new_method_return(message)
 
-    def _later(self, signal: Any) -> None:
+    def _later(self, signal: Coroutine[Any, Any, None]) -> None:
         """Sends a signal after the reply of the call that is being served."""
-        asyncio.get_running_loop().create_task(signal, name="fake-bluez-signal")
+        task = asyncio.get_running_loop().create_task(signal, name="fake-bluez-signal")
+        self._signals.add(task)
+        task.add_done_callback(self._signals.discard)
 
 
 def _address(path: str) -> str:

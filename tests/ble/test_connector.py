@@ -90,6 +90,22 @@ def test_a_packet_that_is_repeated_or_told_again_is_one_sample(start: Start) -> 
     asyncio.run(main())
 
 
+def test_a_device_whose_signal_fades_was_not_heard(start: Start) -> None:
+    """BlueZ tells of it with the payload of long ago; believing that would keep a dead sensor alive."""
+
+    async def main() -> None:
+        async with start([device("fridge", FRIDGE, min_interval="0s")]) as rig:
+            await rig.until(lambda: rig.bluez.scanning)
+            await advertise(rig)()
+            await rig.bluez.fade(FRIDGE)
+            await advertise(rig, "02C509")()
+            await rig.until(lambda: rig.values("fridge", "temperature")[-1:] == [25.01])
+            assert rig.connector.status()["heard"] == 2
+            assert len(rig.samples) == 2
+
+    asyncio.run(main())
+
+
 def test_an_encrypted_payload_is_a_key_error_once_and_counted(start: Start) -> None:
     async def main() -> None:
         async with start([device("fridge", FRIDGE, points=[{"name": "temperature"}])]) as rig:

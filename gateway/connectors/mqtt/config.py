@@ -66,7 +66,9 @@ class MqttBus(Bus, frozen=True, kw_only=True):
     username: Annotated[str | None, Key("user name at the broker")] = None
     password_file: Annotated[File | None, Key("file that holds the password, nothing else")] = None
     tls: Annotated[Tls | None, Key("encrypts the connection")] = None
-    session_expiry: Annotated[Duration, Key("the broker keeps messages for us this long (MQTT 5)", min=0)] = 86_400.0
+    session_expiry: Annotated[
+        Duration, Key("the broker keeps messages for us this long (MQTT 5)", min=0, max=4_294_967_295)
+    ] = 86_400.0
     receive_maximum: Annotated[
         int, Key("the broker sends this many messages ahead of our acknowledgements (MQTT 5)", min=1, max=65_535)
     ] = 500

@@ -32,7 +32,7 @@ from gateway.connectors.base import Emit, Tools
 from gateway.connectors.mqtt.acks import Acks
 from gateway.connectors.mqtt.config import MqttBus, MqttDevice
 from gateway.connectors.mqtt.frames import Publish
-from gateway.connectors.mqtt.link import Link, Options, Refused, Session
+from gateway.connectors.mqtt.link import Link, Session, connected
 from gateway.connectors.mqtt.mapping import Mapper, publication
 from gateway.errors import CommandError, LinkError
 from gateway.model import Json, Origin, Outcome, Sample, Value, Write
@@ -150,22 +150,8 @@ class MqttConnector:
 
     async def _connect(self, client_id: str) -> Link:
         bus = self._bus
-        password = None
-        if bus.password_file is not None:
-            try:
-                password = bus.password_file.read_text().rstrip("\r\n")
-            except (OSError, UnicodeDecodeError) as error:
-                raise LinkError(f"password_file: {error}") from error
-        self._tools.beat(_BEAT_S + 2 * bus.connect_timeout)
-        self._link = Link(bus, Options(client_id, password, five=bus.version != "3.1.1"))
-        try:
-            session = await self._link.connect()
-        except Refused:
-            if bus.version != "auto":
-                raise
-            self._link.close()
-            self._link = Link(bus, Options(client_id, password, five=False))
-            session = await self._link.connect()
+        self._tools.beat(_BEAT_S + 3 * bus.connect_timeout)
+        self._link, session = await connected(bus, client_id, persistent=True)
         self._acks = Acks(self._tools.ledger, self._session_id)
         self._acks.connected(session.present, self._now())
         self._refused = await self._link.subscribe(self._mapper.filters, min(bus.qos, 1))

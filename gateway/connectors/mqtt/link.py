@@ -148,17 +148,22 @@ class Link(asyncio.Protocol):
         return self._failure
 
     async def connect(self) -> Session:
-        """Raises LinkError, Refused. Cancelling is safe: `close` afterwards."""
+        """Raises LinkError, Refused; closed then, as when cancelled."""
         bus = self._bus
+        session = None
         try:
             async with asyncio.timeout(bus.connect_timeout):
                 await self._loop.create_connection(lambda: self, bus.host, bus.tcp_port, ssl=_context(bus))
                 self._hello()
-                return await asyncio.shield(self._connack)
+                session = await asyncio.shield(self._connack)
+                return session
         except TimeoutError as error:
             raise LinkError(f"{bus.host}:{bus.tcp_port} did not answer in {bus.connect_timeout:g} s") from error
         except OSError as error:  # ssl.SSLError is one
             raise LinkError(f"{bus.host}:{bus.tcp_port}: {error}") from error
+        finally:
+            if session is None:
+                self.close()
 
     async def subscribe(self, filters: Sequence[str], qos: int) -> dict[str, str]:
         """Returns the filters that the broker refused, with its reason."""
@@ -395,3 +400,26 @@ def _context(bus: MqttBus) -> ssl.SSLContext | None:
     if bus.tls.certfile is not None:
         context.load_cert_chain(bus.tls.certfile, bus.tls.keyfile)
     return context
+
+
+async def connected(bus: MqttBus, client_id: str, persistent: bool) -> tuple[Link, Session]:
+    """A link in the newest version that configuration and broker allow. Raises LinkError; cancelling is safe."""
+    secret = _password(bus)
+    link = Link(bus, Options(client_id, secret, bus.version != "3.1.1", persistent))
+    try:
+        return link, await link.connect()
+    except Refused:
+        if bus.version != "auto":
+            raise
+    link = Link(bus, Options(client_id, secret, False, persistent))
+    return link, await link.connect()
+
+
+def _password(bus: MqttBus) -> str | None:
+    """What the password file holds, without the end of its line."""
+    if bus.password_file is None:
+        return None
+    try:
+        return bus.password_file.read_text().rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise LinkError(f"password_file: {error}") from error

@@ -103,6 +103,7 @@ class _Route(NamedTuple):
 
     heard: Heard
     will: bool
+    topic: str
     tail: str
 
 
@@ -142,7 +143,7 @@ class Mapper:
                 if route.will:
                     _availability(heard, payload, at_ns, origin, mapped)
                 elif not (retained and heard.offline):
-                    _reading(route, topic, payload, retained, at_ns, origin, mapped)
+                    _reading(route, payload, retained, at_ns, origin, mapped)
             except DecodeError as error:
                 heard.rejected += 1
                 mapped.rejected.append(f"{heard.id}: {error}")
@@ -163,7 +164,7 @@ class Mapper:
                 trouble = heard
             elif (heard.id, match.value.will) not in seen:
                 seen.add((heard.id, match.value.will))
-                routes.append(_Route(heard, match.value.will, match.tail))
+                routes.append(_Route(heard, match.value.will, topic, match.tail))
         # an availability topic that a wide filter also takes for readings is availability
         wills = {route.heard.id for route in routes if route.will}
         resolved = tuple(route for route in routes if route.will or route.heard.id not in wills), trouble
@@ -232,15 +233,13 @@ def _back(heard: Heard, into: Mapped, why: str) -> None:
         into.changes.append(Change(heard.id, DeviceState.ONLINE, why))
 
 
-def _reading(
-    route: _Route, topic: bytes, payload: bytes, retained: bool, at_ns: int, origin: Origin | None, into: Mapped
-) -> None:
+def _reading(route: _Route, payload: bytes, retained: bool, at_ns: int, origin: Origin | None, into: Mapped) -> None:
     if retained and not payload:
         return
     heard = route.heard
     rule = heard.rule
     form = rule.device.format
-    found = document(form, topic.decode(), route.tail, payload)
+    found = document(form, route.topic, route.tail, payload)
     if found is ABSENT:
         return
     places = _discover(heard, found) if rule.points is None else rule.points

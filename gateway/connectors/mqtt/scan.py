@@ -1,0 +1,61 @@
+"""Listens to a broker for a while and says what talks there. Read-only: a client id of its own, a clean session, QoS 0.
+
+`gateway scan mqtt` calls `scan`; nothing is published, and the session of the running gateway is not touched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from gateway.connectors.mqtt.config import MqttBus
+from gateway.connectors.mqtt.link import connected
+from gateway.connectors.mqtt.survey import Found, Survey, configuration
+
+_PROGRESS_S = 0.5
+
+
+class Scan(NamedTuple):
+    """What was heard."""
+
+    devices: list[Found]
+    toml: str
+    """To paste into the configuration."""
+    messages: int
+    left_off: int
+    refused: dict[str, str]
+    """Filters that the broker did not grant, with its reason."""
+
+
+async def scan(
+    bus: MqttBus,
+    seconds: float = 10.0,
+    progress: Callable[[float, int], None] | None = None,
+    filters: Sequence[str] = ("#",),
+) -> Scan:
+    """Listens for `seconds`; `progress(elapsed_s, messages)` is called twice a second.
+
+    Raises LinkError. Cancelling is safe.
+    """
+    survey = Survey()
+    loop = asyncio.get_running_loop()
+    link, _ = await connected(bus, f"gateway-scan-{secrets.token_hex(4)}", persistent=False)
+    try:
+        refused = await link.subscribe(filters, 0)
+        start = said = loop.time()
+        while (elapsed := loop.time() - start) < seconds:
+            try:
+                async with asyncio.timeout(min(_PROGRESS_S, seconds - elapsed)):
+                    for message in await link.receive():
+                        survey.hear(message.topic, message.payload)
+            except TimeoutError:
+                link.tick()
+            if progress is not None and loop.time() - said >= _PROGRESS_S:
+                said = loop.time()
+                progress(said - start, survey.messages)
+    finally:
+        link.close()
+    found = survey.found(seconds)
+    return Scan(found, configuration(found, bus.name), survey.messages, survey.left_off, refused)

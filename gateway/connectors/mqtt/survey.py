@@ -1,0 +1,184 @@
+"""Pure: what talks on a broker. Messages in, devices and their points out, and the configuration that reads them.
+
+Conventions are recognised by their topics; what belongs to none is a device per topic, JSON or a bare value. Points
+are those that `points = "auto"` would take.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+import msgspec
+
+from gateway.codec.path import text_of
+from gateway.connectors.mqtt.config import Format, MqttDevice
+from gateway.connectors.mqtt.formats import TEXT_FORMATS, decode_json, unit
+from gateway.connectors.mqtt.mapping import Mapper
+from gateway.errors import DecodeError
+from gateway.model import Value
+
+MAX_FOUND = 500
+_ESPHOME = frozenset(
+    ("sensor", "binary_sensor", "switch", "light", "number", "text_sensor", "climate", "cover", "fan", "lock", "select")
+)
+_MEANS_MORE = frozenset("{}+#\0")
+"""Characters that say something else in a configured topic than in a published one."""
+_NOT_IN_NAME = re.compile(r"[^A-Za-z0-9_.:-]+")
+
+
+class FoundPoint(NamedTuple):
+    """One value of a device."""
+
+    name: str
+    path: str
+    """Empty: the whole payload."""
+    unit: str
+    last: Value | None
+    heard: int
+    """How often."""
+
+
+class Found(NamedTuple):
+    """One device."""
+
+    name: str
+    format: Format
+    topic: str
+    messages: int
+    rate_hz: float
+    points: tuple[FoundPoint, ...]
+
+
+class _Device:
+    def __init__(self, name: str, form: Format, topic: str) -> None:
+        config = MqttDevice(name=name, bus="", topic=topic, format=form)
+        self.name = name
+        self.format = form
+        self.topic = topic
+        self.mapper = Mapper([config])
+        self.messages = 0
+        self.last: dict[str, tuple[Value | None, str, int]] = {}
+
+
+class Survey:
+    """Listens to everything for a while."""
+
+    def __init__(self) -> None:
+        self._devices: dict[tuple[Format, str], _Device] = {}
+        self._names: set[str] = set()
+        self._bridges: set[str] = {"zigbee2mqtt"}
+        self.messages = 0
+        self.left_off = 0
+        """Messages of devices beyond the first five hundred."""
+
+    def hear(self, topic: bytes, payload: bytes) -> None:
+        """One message. Never raises."""
+        self.messages += 1
+        try:
+            text = topic.decode()
+        except UnicodeDecodeError:
+            return
+        if not text or _MEANS_MORE & set(text):
+            return
+        base, bridge, _ = text.partition("/bridge/")
+        if bridge and "/" not in base:
+            self._bridges.add(base)
+        key = recognised(text, payload, self._bridges)
+        if key is None:
+            return
+        device = self._devices.get(key)
+        if device is None:
+            if len(self._devices) >= MAX_FOUND:
+                self.left_off += 1
+                return
+            device = self._devices[key] = _Device(self._name(*key), *key)
+        device.messages += 1
+        for sample in device.mapper.map(topic, payload, False, 0, None).samples:
+            units = sample.units or ("",) * len(sample.points)
+            for name, value, said in zip(sample.points, sample.values, units, strict=True):
+                count = device.last[name][2] if name in device.last else 0
+                device.last[name] = value, said, count + 1
+
+    def found(self, seconds: float) -> list[Found]:
+        """Devices by name, those without a point left out."""
+        return sorted(_found(device, seconds) for device in self._devices.values() if device.last)
+
+    def _name(self, form: Format, topic: str) -> str:
+        """An id that the configuration accepts and no other device has."""
+        levels = [level for level in topic.split("/") if level not in ("+", "#", "tele", "shellies")]
+        if form in (Format.TASMOTA, Format.SHELLY, Format.SHELLY_GEN1, Format.ESPHOME):
+            levels = levels[:1]
+        elif form is Format.ZIGBEE2MQTT:
+            levels = levels[1:]
+        stem = _NOT_IN_NAME.sub("_", ".".join(levels)).strip("_.:-") or "device"
+        name, number = stem, 2
+        while name in self._names:
+            name, number = f"{stem}-{number}", number + 1
+        self._names.add(name)
+        return name
+
+
+def recognised(topic: str, payload: bytes, bridges: set[str]) -> tuple[Format, str] | None:
+    """The convention and the topic by which a device is configured; None for what is no reading."""
+    levels = topic.split("/")
+    if levels[0].startswith("$") or (len(levels) > 1 and levels[0] == "homeassistant" and levels[-1] == "config"):
+        return None
+    if levels[0] in bridges and len(levels) > 1:
+        own = levels[1] == "bridge" or levels[-1] in ("set", "get", "availability")
+        return None if own else (Format.ZIGBEE2MQTT, topic)
+    if len(levels) == 3 and levels[0] == "tele" and levels[2] in ("SENSOR", "STATE", "LWT"):
+        return Format.TASMOTA, f"tele/{levels[1]}/+"
+    if len(levels) > 2 and levels[0] == "shellies":
+        return Format.SHELLY_GEN1, f"shellies/{levels[1]}/#"
+    if levels[-2:] == ["events", "rpc"]:
+        return Format.SHELLY, topic
+    if len(levels) == 3 and levels[1] == "status" and ":" in levels[2]:
+        return Format.SHELLY, f"{levels[0]}/status/+"
+    if len(levels) > 3 and levels[-1] == "state" and levels[-3] in _ESPHOME:
+        return Format.ESPHOME, "/".join([*levels[:-3], "+", "+", "state"])
+    try:
+        document = decode_json(payload)
+    except DecodeError:
+        document = None
+    return Format.JSON if isinstance(document, dict | list) else Format.VALUE, topic
+
+
+def _found(device: _Device, seconds: float) -> Found:
+    (heard,) = device.mapper.devices.values()
+    points = []
+    for steps, place in heard.auto.items():
+        value, said, count = device.last[place.text]
+        path = str(steps[0]) if device.format in TEXT_FORMATS and steps else text_of(steps)
+        points.append(FoundPoint(place.text, path, said or unit(device.format, steps, {}), value, count))
+    rate = device.messages / seconds if seconds > 0 else 0.0
+    return Found(device.name, device.format, device.topic, device.messages, rate, tuple(points))
+
+
+def configuration(found: list[Found], bus: str) -> str:
+    """TOML to paste below a `[[bus]]` of this name."""
+    blocks = []
+    for device in found:
+        lines = [
+            f"[[device]]  # {device.messages} messages, {device.rate_hz:.3g} per second",
+            f"name = {_quoted(device.name)}",
+            f"bus = {_quoted(bus)}",
+            f"format = {_quoted(device.format.value)}",
+            f"topic = {_quoted(device.topic)}",
+            "points = [",
+        ]
+        for point in device.points:
+            keys = [f"name = {_quoted(point.name)}"]
+            if point.path not in ("", point.name):
+                keys.append(f"path = {_quoted(point.path)}")
+            if point.unit:
+                keys.append(f"unit = {_quoted(point.unit)}")
+            # no line break in it, so the comment stays a comment
+            lines.append(f"  {{ {', '.join(keys)} }},  # {_quoted(point.last)[:60]}")
+        blocks.append("\n".join([*lines, "]"]))
+    return "\n\n".join(blocks) + ("\n" if blocks else "")
+
+
+def _quoted(value: Value | None) -> str:
+    """A TOML value: JSON's escapes are TOML's, and TOML wants DEL escaped too."""
+    return msgspec.json.encode(value).decode().replace("\x7f", "\\u007f")

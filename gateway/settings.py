@@ -185,7 +185,7 @@ def _unknown(path: KeyPath, meant: str, declared: Sequence[Field], elsewhere: He
         if word in elsewhere.get(outer, ()):
             return f"`{word}` is a key of {outer}, not of {header(table)}: a key belongs to the last header above it"
     for other, keys in elsewhere.items():
-        if word in keys:
+        if word in keys and other != header(table):
             return f"`{word}` is a key of {other}"
     return f"unknown key `{word}`{f'; did you mean `{meant}`?' if meant else nearest(word, known)}"
 

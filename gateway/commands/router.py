@@ -196,8 +196,6 @@ class Router:
             raise CommandError(Outcome.UNSUPPORTED, f'no operation "{command.op}"; known: write')
         if command.value is None:
             raise CommandError(Outcome.REJECTED, "there is no value to write")
-        if command.expires_at <= self._clock.monotonic():
-            raise CommandError(Outcome.EXPIRED, "its time to live was over when it arrived")
         write = permitted(Write(command.device, command.point, command.value, verify), self._targets)
         waiting = sum(map(len, self._lanes.values()))
         if waiting >= WAITING_LIMIT or len(self._lanes.get(command.device, ())) >= LANE_LIMIT:
@@ -212,7 +210,7 @@ class Router:
             if before is not None:
                 await before.wait()  # bounded: the one before is under the same timeouts
             if written and command.expires_at <= self._clock.monotonic():
-                result = self._result(command.id, Outcome.EXPIRED, "its time to live was over before its turn came")
+                result = self._result(command.id, Outcome.EXPIRED, "its time to live was over before it was begun")
             elif written and await self._saved(self._journal.start(command.id)):
                 result = await self._on_device(command.id, write)
             else:

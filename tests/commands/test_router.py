@@ -295,10 +295,10 @@ async def test_a_restart_while_a_command_is_carried_out_reports_it_interrupted(p
         router.receive(command("behind"))
         await machine.begun.wait()
     async with running(path, machine) as router:
-        ended = {each.id: each.outcome for each in router.results()}
+        ended = [(each.id, each.outcome) for each in router.results()]
         router.receive(command("begun"))
         assert len(router.results()) == 2
-    assert ended == {"begun": Outcome.INTERRUPTED, "behind": Outcome.UNAVAILABLE}
+    assert ended == [("begun", Outcome.INTERRUPTED), ("behind", Outcome.UNAVAILABLE)]
     assert len(machine.writes) == 1
 
 

@@ -163,6 +163,7 @@ SINGLE = [
     ('kind = "broker"', 'kind = "brokr"', '8:1: bus.local.kind: no connector of kind "brokr" is installed; did you mean `broker`?'),
     ('kind = "broker"', "", "6:3: bus.local: `kind` is missing: which connector speaks on it; known: broken, broker, wire"),
     ('kind = "broker"', 'kid = "broker"', "8:1: bus.local.kid: unknown key `kid`; did you mean `kind`?"),
+    ('kind = "broker"', 'kind = "broker"\ntimeout = 5', "9:1: bus.local.timeout: unknown key `timeout`; known: name, kind, enabled, host, password_file"),
     ('kind = "broker"', "kind = 1", "8:1: bus.local.kind: expected text in quotes"),
     (
         'kind = "broker"',

@@ -352,6 +352,30 @@ def test_a_plain_point_and_one_with_an_unused_limit_say_the_same(point: Point, s
     assert plain[1] == judged[1]
 
 
+TRIO = (
+    Point(name="plain", expire_after=20),
+    Point(name="alarm", lane=Lane.ALARM, invalid=(3,)),
+    Point(name="thin", deadband=1, min_interval=5, max_interval=60),
+)
+FRAMES = st.dictionaries(st.sampled_from([p.name for p in TRIO]), st.sampled_from([None, 0, 1, 3, 9]), min_size=1)
+
+
+@given(st.lists(st.tuples(st.sampled_from([0.5, 3, 30]), st.none() | FRAMES), max_size=40))
+def test_points_of_one_device_do_not_disturb_each_other(steps: list[tuple[float, dict[str, Any] | None]]) -> None:
+    """Together, in any combination of partial frames, each says what it says alone."""
+    together, alone = normaliser(*TRIO), {point.name: normaliser(point) for point in TRIO}
+    now = 0.0
+    for pause, frame in steps:
+        now += pause
+        if frame is None:
+            out = play(together, [now])
+            expected = [r for each in alone.values() for r in play(each, [now])]
+        else:
+            out = play(together, [sample(now, **frame)])
+            expected = [r for name, value in frame.items() for r in play(alone[name], [sample(now, **{name: value})])]
+        assert sorted(map(str, out)) == sorted(map(str, expected))
+
+
 @given(st.lists(st.integers(-(2**63), 2**64 - 1), min_size=1, max_size=6), st.booleans())
 def test_sixty_four_bit_integers_stay_exact(values: list[int], judged: bool) -> None:
     points = [Point(name=f"p{i}", max=2e19 if judged else None) for i in range(len(values))]

@@ -1,0 +1,668 @@
+"""Pure: one session as the gateway sees it, and what all sessions of this process share.
+
+The session owns its place in every stream, what is in flight, the window and the timing of acks. It is asked for the
+next records to fetch (`want`), given them (`fetched`), given every message (`receive`), and answers with outputs that
+the driver carries out in order. `README.md` beside this file is the specification; `[A6]` and the like are its numbers.
+
+What holds, whatever the server sends:
+
+* A record is sent only when it continues what this session sent of its stream, or what the sink is known to have: holes
+  are filled by a gap first (`Fill`), so a sink never waits for something that nobody has.
+* In flight stays within the window; alarms may exceed it by `ALARM_EXTRA`.
+* Each nack rewinds once. A sink that expects the same number again and again is left.
+* A stream of which the sink knows more than this process ever sent is not used again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
+
+from gateway.errors import LocalProtocolError, RemoteProtocolError
+from gateway.model import ClockState, Command, Json, Lane, Record, Result
+from gateway.protocol.messages import (
+    Ack,
+    CommandMessage,
+    Flow,
+    FromServer,
+    GatewayBye,
+    Hello,
+    Move,
+    Nack,
+    ResultAck,
+    ResultMessage,
+    ServerError,
+    Stats,
+    StreamOffer,
+    Welcome,
+    Window,
+    encode,
+    encode_record,
+)
+
+WELCOME_WITHIN_S: Final = 2.0
+ACK_TIMEOUT_MIN_S: Final = 0.7
+ACK_TIMEOUT_MAX_S: Final = 5.0
+ABANDON_AFTER_S: Final = 3.0
+"""From suspicion to giving a session up."""
+PING_ACTIVE_S: Final = 20.0
+PING_STANDBY_S: Final = 45.0
+PONG_WITHIN_S: Final = 5.0
+ALARM_EXTRA: Final = 4
+"""Records of the alarm lane beyond the window."""
+OFFERED_SEALED: Final = 32
+SAME_NACK_LIMIT: Final = 3
+BACKLOG_SHARE: Final = 5
+"""Sealed streams get at least 1/5 of the window, and leave at least 1/5 to new readings."""
+OWN_WINDOW_BYTES: Final = 64 * 1024
+"""In flight at first, before the path has shown that it is fast."""
+SMALLEST_WINDOW_BYTES: Final = 16 * 1024
+FAST_ACK_S: Final = 1.0
+SLOW_ACK_S: Final = 2.0
+
+
+class Send(NamedTuple):
+    """One text frame."""
+
+    frame: bytes
+
+
+class Fetch(NamedTuple):
+    """Get records of `stream` from `seq` on and give them to `fetched`."""
+
+    stream: str
+    seq: int
+    max_bytes: int
+
+
+class Fill(NamedTuple):
+    """The sink misses first..last and nobody holds them: have a gap put there, then ask `want` again."""
+
+    stream: str
+    first: int
+    last: int
+
+
+class Acked(NamedTuple):
+    """Durably stored by this sink up to `seq`."""
+
+    stream: str
+    seq: int
+
+
+class Hold(NamedTuple):
+    """In flight on this session up to this number; 0: nothing of the stream."""
+
+    stream: str
+    upto: int
+
+
+class Seal(NamedTuple):
+    """End the open stream of this lane: another sink acked part of it [M5]."""
+
+    lane: Lane
+
+
+class Distrust(NamedTuple):
+    """Never use this stream again: a copy of this process lives or lived [M4]."""
+
+    stream: str
+
+
+class Welcomed(NamedTuple):
+    sink: str
+    session: str
+
+
+class Execute(NamedTuple):
+    command: Command
+
+
+class Missing(NamedTuple):
+    """Commands without a result at the server."""
+
+    ids: tuple[str, ...]
+
+
+class ResultStored(NamedTuple):
+    command_id: str
+
+
+class MoveAsked(NamedTuple):
+    deadline_s: float
+    spread_s: float
+    reason: str
+
+
+class Complaint(NamedTuple):
+    """The server's last words."""
+
+    reason: str
+
+
+class Ping(NamedTuple):
+    """Send a WebSocket ping; call `pong` when it is answered."""
+
+
+class Suspect(NamedTuple):
+    """Acks are overdue: send on another session."""
+
+
+class Recovered(NamedTuple):
+    """Acks came after all."""
+
+
+class Dead(NamedTuple):
+    """Abort the connection, without a closing handshake."""
+
+    reason: str
+
+
+Output = (
+    Send
+    | Fill
+    | Acked
+    | Hold
+    | Seal
+    | Distrust
+    | Welcomed
+    | Execute
+    | Missing
+    | ResultStored
+    | MoveAsked
+    | Complaint
+    | Ping
+    | Suspect
+    | Recovered
+    | Dead
+)
+
+
+class Manifest:
+    """What this process sent of its own streams, and how far each sink has acked what. Shared by its sessions."""
+
+    def __init__(self) -> None:
+        self._sent: dict[str, int] = {}
+        self._marks: dict[str, dict[str, int]] = {}
+        """Stream → sink → mark."""
+        self._distrusted: set[str] = set()
+
+    def learn(self, offers: Iterable[StreamOffer]) -> None:
+        """A stream that is seen open was opened by this process."""
+        for offer in offers:
+            if not offer.sealed and offer.stream not in self._sent:
+                self._sent[offer.stream] = 0
+
+    def keep(self, streams: Iterable[str]) -> None:
+        """Forgets all streams but these: nothing of the others is held any more."""
+        kept = set(streams)
+        for stream in self._marks.keys() - kept:
+            del self._marks[stream]
+        for stream in self._sent.keys() - kept:
+            del self._sent[stream]
+        self._distrusted &= kept
+
+    def sending(self, stream: str, last: int) -> None:
+        if last > self._sent.get(stream, last):
+            self._sent[stream] = last
+
+    def acked(self, sink: str, stream: str, mark: int) -> None:
+        marks = self._marks.setdefault(stream, {})
+        marks[sink] = max(mark, marks.get(sink, 0))
+
+    def went_back(self, sink: str, stream: str, mark: int) -> None:
+        """The sink was restored from an older state."""
+        self._marks.setdefault(stream, {})[sink] = mark
+
+    def mark(self, sink: str, stream: str) -> int | None:
+        """None: nothing is known."""
+        return self._marks.get(stream, {}).get(sink)
+
+    def marks(self) -> dict[tuple[str, str], int]:
+        return {(sink, stream): mark for stream, marks in self._marks.items() for sink, mark in marks.items()}
+
+    def acked_elsewhere(self, sink: str, stream: str) -> bool:
+        return any(mark for other, mark in self._marks.get(stream, {}).items() if other != sink)
+
+    def never_sent(self, stream: str, mark: int) -> bool:
+        return stream in self._sent and mark > self._sent[stream]
+
+    def distrust(self, stream: str) -> None:
+        self._distrusted.add(stream)
+
+    def trusted(self, stream: str) -> bool:
+        return stream not in self._distrusted
+
+
+class _Flight(NamedTuple):
+    last: int
+    size: int
+    sent_at: float
+    sample: bool
+    """Sent for the first time, so its ack measures the path [T1]."""
+
+
+class _Place:
+    """Where this session is in one stream."""
+
+    __slots__ = ("at", "bytes", "flights", "lane", "nacked", "nacks", "next", "sealed", "sent", "stream")
+
+    def __init__(self, offer: StreamOffer, at: int) -> None:
+        self.stream = offer.stream
+        self.lane = offer.lane
+        self.sealed = offer.sealed
+        self.next = offer.next
+        self.at = at
+        """The number to send next."""
+        self.sent = 0
+        """Highest number sent on this session."""
+        self.flights: deque[_Flight] = deque()
+        self.bytes = 0
+        self.nacked = 0
+        self.nacks = 0
+
+    def land(self, mark: int) -> _Flight | None:
+        """Takes what is acked out of flight; returns the newest of it."""
+        newest = None
+        while self.flights and self.flights[0].last <= mark:
+            newest = self.flights.popleft()
+            self.bytes -= newest.size
+        self.at = max(self.at, mark + 1)
+        return newest
+
+    def rewind(self, at: int) -> None:
+        self.at = at
+        while self.flights and self.flights[-1].last >= at:
+            self.bytes -= self.flights.pop().size
+
+
+class ClientSession:
+    """One connection, from hello to bye. `source` names the endpoint in commands."""
+
+    def __init__(self, manifest: Manifest, source: str, standby: bool) -> None:
+        self.sink = ""
+        self.active = False
+        self.suspect = False
+        self.srtt_s = 0.0
+        self._rttvar_s = 0.0
+        self._manifest = manifest
+        self._source = source
+        self._standby = standby
+        """What the server takes this session for."""
+        self._state = "new"
+        self._sending = False
+        self._offered: tuple[StreamOffer, ...] = ()
+        self._known_before: dict[tuple[str, str], int] = {}
+        self._places: dict[str, _Place] = {}
+        self._filled: Fill | None = None
+        self._blocked = False
+        """The next record does not fit into what is left of the window."""
+        self._window = Window()
+        self._own_window_bytes = OWN_WINDOW_BYTES
+        self._budget_s = 0.0
+        self._offset_s = 0.0
+        """Smallest (own clock − server's clock) of this session [K3]."""
+        self._results: set[str] = set()
+        self._welcome_by: float | None = None
+        self._heard_at = 0.0
+        self._pong_by: float | None = None
+        self._progress_at = 0.0
+        self._suspect_since = 0.0
+
+    # ── opening ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def hello(
+        self,
+        process: str,
+        software: str,
+        clock: ClockState,
+        offers: Sequence[StreamOffer],
+        about: Mapping[str, Json],
+        now: float,
+    ) -> list[Output]:
+        """The first message. `about`: the `devices` and `writable` members, as they are."""
+        if self._state != "new":
+            raise LocalProtocolError("hello is said once")
+        self._state = "hello"
+        self._manifest.learn(offers)
+        opened = [offer for offer in offers if not offer.sealed]
+        sealed = [offer for offer in offers if offer.sealed][:OFFERED_SEALED]
+        self._offered = tuple(opened + sealed)
+        self._known_before = self._manifest.marks()
+        self._welcome_by = now + WELCOME_WITHIN_S
+        self._heard_at = now
+        hello = Hello(
+            process=process, software=software, clock=clock, standby=self._standby, streams=self._offered, **about
+        )
+        return [Send(encode(hello))]
+
+    def _welcome(self, welcome: Welcome, now: float) -> list[Output]:
+        if self._state != "hello":
+            raise RemoteProtocolError("welcome comes once, after hello")
+        self._state = "open"
+        if self._welcome_by is not None:  # the first measure of the path
+            self.srtt_s = max(0.0, now - (self._welcome_by - WELCOME_WITHIN_S))
+            self._rttvar_s = self.srtt_s / 2
+            self._welcome_by = None
+        self.sink = welcome.sink
+        self._window = welcome.window
+        self._budget_s = welcome.ack_budget_ms / 1000
+        self._offset_s = now - welcome.mono_ms / 1000
+        outputs: list[Output] = [Welcomed(welcome.sink, welcome.session)]
+        for offer in self._offered:
+            outputs += self._resume(offer, welcome.marks.get(offer.stream, 0))
+        if welcome.open_commands:
+            outputs.append(Missing(welcome.open_commands))
+        return outputs
+
+    def _resume(self, offer: StreamOffer, mark: int) -> list[Output]:
+        """What the sink has of one stream [M2, M3, M4]."""
+        if self._manifest.never_sent(offer.stream, mark):
+            return self._distrust(offer.stream)
+        if mark < self._known_before.get((self.sink, offer.stream), 0):
+            self._manifest.went_back(self.sink, offer.stream, mark)
+            return []
+        self._manifest.acked(self.sink, offer.stream, mark)
+        held = min(mark, offer.next - 1)
+        return [Acked(offer.stream, held)] if held else []
+
+    def _distrust(self, stream: str) -> list[Output]:
+        self._manifest.distrust(stream)
+        place = self._places.pop(stream, None)
+        return [*([Hold(stream, 0)] if place else []), Distrust(stream)]
+
+    def activate(self, now: float) -> list[Output]:
+        """Records go this way from now on, after the welcome. A standby session tells the server so [P4]."""
+        if self._state != "open":
+            raise LocalProtocolError("only a welcomed session carries records")
+        outputs: list[Output] = []
+        if self._standby:
+            outputs.append(Send(encode(Stats(values={}))))
+            self._standby = False
+        self.active = self._sending = True
+        self._progress_at = now
+        for offer in self._offered:
+            foreign = not offer.sealed and self._manifest.acked_elsewhere(self.sink, offer.stream)
+            if foreign and self._manifest.trusted(offer.stream):
+                outputs.append(Seal(offer.lane))
+        return outputs
+
+    def retire(self) -> None:
+        """No further records; what is in flight may still be acked."""
+        self._sending = False
+
+    def bye(self, reason: str) -> list[Output]:
+        self._sending = False
+        if self._state != "open":
+            return []
+        self._state = "bye"
+        return [Send(encode(GatewayBye(reason=reason)))]
+
+    # ── sending ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def update(self, offers: Sequence[StreamOffer]) -> None:
+        """What the buffer holds now; `want` decides from it."""
+        if self._state == "open":
+            self._offered = tuple(offers)
+            self._manifest.learn(offers)
+        gone = self._places.keys() - {offer.stream for offer in offers}
+        for stream in gone:
+            if not self._places[stream].flights:
+                del self._places[stream]
+        for offer in offers:
+            place = self._places.get(offer.stream)
+            if place is not None:
+                place.next, place.sealed = offer.next, offer.sealed
+            elif self._sending and self._manifest.trusted(offer.stream):
+                mark = self._manifest.mark(self.sink, offer.stream)
+                self._places[offer.stream] = _Place(offer, offer.first if mark is None else mark + 1)
+
+    def idle(self, lane: Lane) -> bool:
+        """Nothing of the open stream of this lane is in flight, and records may be sent: close the batch at once."""
+        if not self._sending or not self._window.batches:
+            return False
+        return not any(p.flights or p.at < p.next for p in self._places.values() if p.lane is lane and not p.sealed)
+
+    def want(self) -> Fetch | None:
+        """The next records to send, as far as the window goes: alarms, then new readings, with a share for old ones."""
+        if not self._sending or not self._window.batches:
+            return None
+        behind = [place for place in self._places.values() if place.at < place.next]
+        alarm = next((place for place in behind if place.lane is Lane.ALARM), None)
+        if alarm is not None:
+            return self._fetch(alarm, self._room(ALARM_EXTRA))
+        if self._blocked:
+            return None
+        live = next((place for place in behind if not place.sealed), None)
+        old = next((place for place in behind if place.sealed), None)
+        room = self._room(0)
+        if old is not None:
+            least, most = self._backlog_room()
+            if least > 0 or (live is None and most > 0):
+                return self._fetch(old, min(room, least if live is not None else most))
+        return self._fetch(live, room) if live is not None else None
+
+    def _fetch(self, place: _Place, room: int) -> Fetch | None:
+        return Fetch(place.stream, place.at, room) if room > 0 else None
+
+    @property
+    def in_flight(self) -> tuple[int, int]:
+        """Records and bytes."""
+        places = self._places.values()
+        return sum(len(place.flights) for place in places), sum(place.bytes for place in places)
+
+    def _limit_bytes(self) -> int:
+        return min(self._window.bytes, self._own_window_bytes)
+
+    def _room(self, extra: int) -> int:
+        """Bytes that may be sent now [W1, W2]."""
+        records, size = self.in_flight
+        if not records:
+            return max(1, self._limit_bytes())
+        if records >= self._window.batches + extra:
+            return 0
+        return max(1 if extra else 0, self._limit_bytes() - size)
+
+    def _backlog_room(self) -> tuple[int, int]:
+        """Bytes that sealed streams are owed, and that they may take when nothing new waits [M6]."""
+        old = [place for place in self._places.values() if place.sealed and place.lane is Lane.LIVE]
+        records, size = sum(len(place.flights) for place in old), sum(place.bytes for place in old)
+        share = max(1, self._window.batches // BACKLOG_SHARE)
+        limit = self._limit_bytes()
+        least = max(1, limit // BACKLOG_SHARE) - size if records < share else 0
+        spare = max(1, self._window.batches - share)
+        most = max(1, limit - limit // BACKLOG_SHARE) - size if records < spare else 0
+        return least, most
+
+    def fetched(self, fetch: Fetch, records: Sequence[Record], now: float) -> list[Output]:
+        """The answer to `want`."""
+        place = self._places.get(fetch.stream)
+        if place is None or place.at != fetch.seq or not self._sending:
+            return []  # a nack or an ack came in between
+        hole = (records[0].seq if records else place.next) - 1
+        if hole >= place.at:
+            known = self._manifest.mark(self.sink, place.stream) or 0
+            place.at = max(place.at, min(known, hole) + 1)
+            if hole >= place.at:
+                return self._fill(Fill(place.stream, place.at, hole))
+        outputs: list[Output] = []
+        for record in records:
+            frame = encode_record(record)
+            if not self._fits(place, len(frame)):
+                self._blocked = True
+                break
+            outputs.append(Send(frame))
+            if not self.in_flight[0]:
+                self._progress_at = now
+            place.flights.append(_Flight(record.upto, len(frame), now, record.upto > place.sent))
+            place.bytes += len(frame)
+            place.at = record.upto + 1
+            place.sent = max(place.sent, record.upto)
+            self._manifest.sending(place.stream, record.upto)
+        if outputs:
+            outputs.insert(0, Hold(place.stream, place.at - 1))
+        return outputs
+
+    def _fill(self, fill: Fill) -> list[Output]:
+        if fill == self._filled:
+            raise LocalProtocolError(f"the buffer has no record of {fill.first}..{fill.last} of {fill.stream}")
+        self._filled = fill
+        return [fill]
+
+    def _fits(self, place: _Place, size: int) -> bool:
+        records, in_flight = self.in_flight
+        extra = ALARM_EXTRA if place.lane is Lane.ALARM else 0
+        if not records:
+            return True
+        return records < self._window.batches + extra and (bool(extra) or in_flight + size <= self._limit_bytes())
+
+    def results(self, results: Iterable[Result]) -> list[Output]:
+        """Sends what was not sent on this session yet [K5]."""
+        if self._state != "open" or not self._sending:
+            return []
+        new = [result for result in results if result.id not in self._results]
+        self._results.update(result.id for result in new)
+        messages = [
+            ResultMessage(id=r.id, outcome=r.outcome, reason=r.reason, value=r.value, utc_ms=r.utc_ms) for r in new
+        ]
+        return [Send(encode(message)) for message in messages]
+
+    def stats(self, values: dict[str, Json]) -> list[Output]:
+        return [Send(encode(Stats(values=values)))] if self._state == "open" and self.active else []
+
+    # ── receiving ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def receive(self, message: FromServer, now: float) -> list[Output]:
+        """One message of the server. Raises RemoteProtocolError; its `code` closes the connection."""
+        self._heard_at = now
+        match message:
+            case Welcome():
+                return self._welcome(message, now)
+            case ServerError():
+                return [Complaint(message.reason)]
+            case _ if self._state == "hello":
+                raise RemoteProtocolError("the first message must be welcome")
+            case Ack():
+                return self._ack(message.marks, now)
+            case Nack():
+                return self._nack(message, now)
+            case CommandMessage():
+                return [Execute(self._command(message, now))]
+            case ResultAck():
+                return [ResultStored(message.id)]
+            case Flow():
+                self._window = message.window
+                self._blocked = False
+                self._progress_at = now
+                return []
+            case Move():
+                return [MoveAsked(message.deadline_ms / 1000, message.spread_ms / 1000, message.reason)]
+
+    def _ack(self, marks: Mapping[str, int], now: float) -> list[Output]:
+        outputs: list[Output] = []
+        progress = False
+        for stream, mark in marks.items():
+            place = self._places.get(stream)
+            if place is None:
+                continue  # everything of it was acked and let go before [A3]
+            if self._manifest.never_sent(stream, mark):
+                outputs += self._distrust(stream)
+                continue
+            newest = place.land(mark)
+            self._manifest.acked(self.sink, stream, mark)
+            outputs.append(Acked(stream, min(mark, place.next - 1)))
+            if newest is not None:
+                progress = True
+                place.nacks = 0
+                if newest.sample:
+                    self._measure(now - newest.sent_at)
+            if not place.flights:
+                outputs.append(Hold(stream, 0))
+        if progress:
+            self._blocked = False
+            self._progress_at = now
+            if self.suspect:
+                self.suspect = False
+                outputs.append(Recovered())
+        return outputs
+
+    def _measure(self, sample_s: float) -> None:
+        """RFC 6298 §2; and how much this path carries without queueing."""
+        self._rttvar_s += (abs(self.srtt_s - sample_s) - self._rttvar_s) / 4
+        self.srtt_s += (sample_s - self.srtt_s) / 8
+        if sample_s > SLOW_ACK_S:
+            self._own_window_bytes = max(SMALLEST_WINDOW_BYTES, self._own_window_bytes // 2)
+        elif sample_s < FAST_ACK_S:
+            self._own_window_bytes = min(self._own_window_bytes * 2, max(self._window.bytes, OWN_WINDOW_BYTES))
+
+    def _nack(self, nack: Nack, now: float) -> list[Output]:
+        place = self._places.get(nack.stream)
+        if place is None:
+            return []
+        if not 1 <= nack.expected <= place.sent:
+            raise RemoteProtocolError(f"a nack that expects {nack.expected} after {place.sent} were sent")  # [A7]
+        place.nacks = place.nacks + 1 if nack.expected == place.nacked else 1
+        place.nacked = nack.expected
+        if place.nacks >= SAME_NACK_LIMIT:
+            raise RemoteProtocolError(f"number {nack.expected} was asked for {place.nacks} times", 4410)
+        place.rewind(nack.expected)
+        if nack.expected <= (self._manifest.mark(self.sink, nack.stream) or 0):
+            self._manifest.went_back(self.sink, nack.stream, nack.expected - 1)
+        self._filled = None
+        self._blocked = False
+        self._progress_at = now
+        return [Hold(nack.stream, place.at - 1 if place.flights else 0)]
+
+    def _command(self, message: CommandMessage, now: float) -> Command:
+        sent_s = message.sent_ms / 1000
+        self._offset_s = min(self._offset_s, now - sent_s)
+        expires_at = sent_s + self._offset_s + message.ttl_ms / 1000
+        return Command(message.id, message.device, message.op, message.point, message.value, expires_at, self._source)
+
+    # ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def ack_timeout_s(self) -> float:
+        wanted = self.srtt_s + 4 * self._rttvar_s + self._budget_s
+        return min(max(wanted, ACK_TIMEOUT_MIN_S), ACK_TIMEOUT_MAX_S)
+
+    def pong(self, now: float) -> None:
+        self._heard_at = now
+        self._pong_by = None
+
+    def deadline(self) -> float | None:
+        """When to call `tick`."""
+        if self._state == "hello":
+            return self._welcome_by
+        if self._state != "open":
+            return None
+        ping = PING_ACTIVE_S if self.active else PING_STANDBY_S
+        ping_at = self._heard_at + ping if self._pong_by is None else self._pong_by
+        ack_by = self._ack_by()
+        return ping_at if ack_by is None else min(ping_at, ack_by)
+
+    def _ack_by(self) -> float | None:
+        if self.suspect:
+            return self._suspect_since + ABANDON_AFTER_S
+        if not self._window.batches or not any(place.flights for place in self._places.values()):
+            return None
+        return self._progress_at + self.ack_timeout_s
+
+    def tick(self, now: float) -> list[Output]:
+        if self._welcome_by is not None and now >= self._welcome_by:
+            return [Dead(f"no welcome within {WELCOME_WITHIN_S:g} s")]
+        outputs: list[Output] = []
+        ack_by = self._ack_by()
+        if ack_by is not None and now >= ack_by:
+            if self.suspect:
+                return [Dead(f"no ack for {now - self._progress_at:.1f} s")]
+            self.suspect = True
+            self._suspect_since = now
+            outputs.append(Suspect())
+        if self._pong_by is not None and now >= self._pong_by:
+            return [Dead(f"no pong within {PONG_WITHIN_S:g} s")]
+        if self._pong_by is None and now >= self._heard_at + (PING_ACTIVE_S if self.active else PING_STANDBY_S):
+            self._pong_by = now + PONG_WITHIN_S
+            outputs.append(Ping())
+        return outputs

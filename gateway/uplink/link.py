@@ -1,0 +1,226 @@
+"""One WebSocket connection: the only place that knows the library. Text frames out, text frames in, errors mapped.
+
+The library's connection class is used without its reconnecting iterator: no redirects, no proxies from the environment,
+no keepalive of its own (the session pings), and `abort` instead of a closing handshake when the peer is silent. The
+kernel's timers stand behind our own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+from typing import Final, NamedTuple
+
+from websockets.asyncio.client import ClientConnection
+from websockets.client import ClientProtocol
+from websockets.exceptions import (
+    ConnectionClosed,
+    InvalidHandshake,
+    InvalidMessage,
+    InvalidStatus,
+)
+from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
+from websockets.frames import CloseCode
+from websockets.typing import Subprotocol
+from websockets.uri import parse_uri
+
+from gateway.errors import GatewayError, LinkError, RemoteProtocolError
+from gateway.protocol.messages import MAX_DOWN_BYTES, SUBPROTOCOL
+from gateway.uplink import reactions
+from gateway.uplink.config import Endpoint
+from gateway.uplink.reactions import Kind, Reaction
+
+HAPPY_EYEBALLS_S: Final = 0.25
+"""RFC 8305: the next address is tried when the first has not answered for this long."""
+TCP_USER_TIMEOUT_MS: Final = 10_000
+KEEPALIVE_S: Final = (30, 10, 3)
+"""Idle before the first probe, between probes, probes."""
+CLOSE_WITHIN_S: Final = 1.0
+WRITE_LIMIT_BYTES: Final = 64 * 1024
+USER_AGENT: Final = "gateway"
+_NOT_YET_VALID: Final = 9  # X509_V_ERR_CERT_NOT_YET_VALID
+_log = logging.getLogger(__name__)
+_library_log = logging.getLogger("gateway.uplink.websocket")
+
+
+class Refused(GatewayError):
+    """The connection could not be opened, or was closed: `reaction` says what to do."""
+
+    def __init__(self, reaction: Reaction) -> None:
+        super().__init__(reaction.reason)
+        self.reaction = reaction
+
+
+class Credential(NamedTuple):
+    """What one attempt uses."""
+
+    headers: dict[str, str]
+    context: ssl.SSLContext | None
+
+
+class Link:
+    """An open connection."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self._connection = connection
+
+    def send(self, frame: bytes) -> None:
+        """Hands one text frame to the socket's buffer; never waits. A connection that has ended drops it; `receive`
+        tells why.
+        """
+        protocol = self._connection.protocol
+        if protocol.state.name == "OPEN" and not self._connection.transport.is_closing():
+            protocol.send_text(frame)
+            self._connection.send_data()
+
+    async def drain(self) -> None:
+        """Waits while the socket's buffer is too full."""
+        try:
+            await self._connection.drain()
+        except OSError as error:
+            raise LinkError(f"connection lost: {error}") from error
+
+    async def receive(self) -> bytes:
+        """The next text frame.
+
+        Raises:
+            Refused: the connection was closed.
+            RemoteProtocolError: a binary frame.
+        """
+        try:
+            frame = await self._connection.recv()
+        except ConnectionClosed as error:
+            raise Refused(_closed(error)) from error
+        if isinstance(frame, bytes):
+            raise RemoteProtocolError("a binary frame", CloseCode.UNSUPPORTED_DATA)
+        return frame.encode()
+
+    async def ping(self) -> None:
+        """Sends a ping and waits for its pong. Raises Refused."""
+        try:
+            await (await self._connection.ping())
+        except ConnectionClosed as error:
+            raise Refused(_closed(error)) from error
+
+    def abort(self) -> None:
+        """Drops the connection without a word."""
+        self._connection.transport.abort()
+
+    async def close(self, code: int, reason: str) -> None:
+        """Closes politely, for a second at most."""
+        try:
+            async with asyncio.timeout(CLOSE_WITHIN_S):
+                await self._connection.close(code, reason[:100])
+        except TimeoutError:
+            self.abort()
+        except OSError as error:
+            _log.debug("while closing: %s", error)
+
+
+async def open_link(endpoint: Endpoint, credential: Credential) -> Link:
+    """Connects, TLS, handshake: within `connect_timeout` each for TCP with TLS, and for the upgrade.
+
+    Raises:
+        Refused: it did not work; the reaction says what to do.
+    """
+    uri = parse_uri(endpoint.url)
+    deflate = ClientPerMessageDeflateFactory(
+        server_no_context_takeover=True, client_max_window_bits=12, compress_settings={"memLevel": 5}
+    )
+    protocol = ClientProtocol(
+        uri,
+        extensions=[deflate],
+        subprotocols=[Subprotocol(SUBPROTOCOL)],
+        max_size=MAX_DOWN_BYTES,
+        logger=_library_log,
+    )
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(endpoint.connect_timeout):
+            transport, connection = await loop.create_connection(
+                lambda: ClientConnection(
+                    protocol, ping_interval=None, close_timeout=CLOSE_WITHIN_S, write_limit=WRITE_LIMIT_BYTES
+                ),
+                uri.host,
+                uri.port,
+                ssl=credential.context,
+                server_hostname=uri.host if uri.secure else None,
+                happy_eyeballs_delay=HAPPY_EYEBALLS_S,
+            )
+    except (OSError, ssl.SSLError, TimeoutError) as error:
+        raise Refused(_unreachable(endpoint, error)) from error
+    try:
+        _harden(transport.get_extra_info("socket"))
+        async with asyncio.timeout(endpoint.connect_timeout):
+            await connection.handshake(credential.headers, USER_AGENT)
+        if connection.subprotocol != SUBPROTOCOL:
+            raise Refused(Reaction(Kind.REST, f"the server does not speak {SUBPROTOCOL}", reactions.HOUR_S))
+    except (InvalidStatus, InvalidHandshake, OSError, TimeoutError) as error:
+        transport.abort()
+        raise Refused(_refused(endpoint, error)) from error
+    except BaseException:
+        transport.abort()
+        raise
+    return Link(connection)
+
+
+def _harden(sock: socket.socket) -> None:
+    """The kernel gives up where nobody else notices: a peer that is gone, or has stopped taking data."""
+    idle, interval, probes = KEEPALIVE_S
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, interval)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, probes)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TCP_USER_TIMEOUT_MS)
+
+
+def _unreachable(endpoint: Endpoint, error: OSError) -> Reaction:
+    """A failed certificate check is an OSError as well, but no passing one."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        reason = f"certificate of the server refused: {error.verify_message}"
+        if error.verify_code == _NOT_YET_VALID:  # our clock is not set yet, which passes
+            return Reaction(Kind.RETRY, reason)
+        return Reaction(Kind.REST, reason, reactions.QUARTER_HOUR_S)
+    if isinstance(error, TimeoutError):
+        return Reaction(Kind.RETRY, f"no connection within {endpoint.connect_timeout:g} s")
+    if isinstance(error, ssl.SSLError):
+        return _tls_failed(error)
+    return Reaction(Kind.RETRY, f"cannot connect: {error.strerror or error}")
+
+
+def _tls_failed(error: ssl.SSLError) -> Reaction:
+    reason = (error.reason or str(error)).lower().replace("_", " ")
+    if "alert" in reason:  # the server said why it does not like us
+        return Reaction(Kind.REST, f"the server refused our TLS handshake: {reason}", reactions.QUARTER_HOUR_S)
+    return Reaction(Kind.RETRY, f"TLS handshake failed: {reason}")
+
+
+def _refused(endpoint: Endpoint, error: Exception) -> Reaction:
+    match error:
+        case InvalidStatus():
+            after = error.response.headers.get("Retry-After", "")
+            return reactions.to_status(error.response.status_code, float(after) if after.isdigit() else None)
+        case InvalidMessage() if isinstance(error.__cause__, EOFError):
+            return Reaction(Kind.RETRY, "connection lost during the handshake")
+        case InvalidHandshake():
+            return Reaction(Kind.REST, f"not a server of this protocol: {error}", reactions.HOUR_S)
+        case TimeoutError():
+            return Reaction(Kind.RETRY, f"no answer to the handshake within {endpoint.connect_timeout:g} s")
+        case ssl.SSLError():
+            return _tls_failed(error)
+        case _:
+            return Reaction(Kind.RETRY, f"connection lost during the handshake: {error}")
+
+
+def _closed(error: ConnectionClosed) -> Reaction:
+    """What the server said, or what broke the connection."""
+    if error.rcvd is not None:
+        return reactions.to_close(error.rcvd.code, error.rcvd.reason)
+    if error.sent is not None and error.sent.code not in (CloseCode.NORMAL_CLOSURE, CloseCode.INTERNAL_ERROR):
+        return reactions.to_close(error.sent.code, error.sent.reason)
+    cause = error.__cause__
+    if isinstance(cause, ssl.SSLError):  # TLS 1.3: our certificate is refused after the handshake
+        return _tls_failed(cause)
+    return Reaction(Kind.RETRY, f"connection lost{f': {cause}' if cause else ''}")

@@ -1,0 +1,344 @@
+"""Drives one connection: opens the link, lets `ClientSession` decide, carries out what it says, in order.
+
+Three tasks: one reads, one sends (the only one that fetches from the buffer), one keeps time. Whatever ends the
+connection comes out of `run` as one `Reaction`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Final, NamedTuple, Protocol
+
+import msgspec
+
+from gateway.clock import Clock
+from gateway.errors import AuthError, LinkError, LocalProtocolError, RemoteProtocolError, StoreError
+from gateway.model import Json, Lane
+from gateway.protocol import client
+from gateway.protocol.client import ClientSession
+from gateway.protocol.messages import MAX_MESSAGE_BYTES, decode_from_server
+from gateway.uplink import reactions
+from gateway.uplink.auth import Credentials
+from gateway.uplink.config import Endpoint
+from gateway.uplink.link import Credential, Link, Refused, open_link
+from gateway.uplink.ports import Commands, Outbox
+from gateway.uplink.reactions import Kind, Reaction
+
+RETIRE_WITHIN_S: Final = 10.0
+"""For the acks of what is in flight, when another session has taken over."""
+DRAIN_WITHIN_S: Final = 30.0
+"""The socket took nothing for so long: longer than every other limit, the last to speak."""
+READ_AGAIN_S: Final = 1.0
+_log = logging.getLogger(__name__)
+
+
+class House(Protocol):
+    """What a carrier tells the uplink."""
+
+    def welcomed(self, number: int, sink: str) -> None: ...
+
+    def acked(self, number: int) -> None: ...
+
+    def hold(self, number: int, stream: str, upto: int) -> None: ...
+
+    def suspect(self, number: int) -> None: ...
+
+    def recovered(self, number: int) -> None: ...
+
+    def move(self, number: int, asked: client.MoveAsked) -> None: ...
+
+    def live_first(self) -> None:
+        """A session is about to carry records: let new ones overtake a backlog."""
+
+
+class Self(NamedTuple):
+    """What a hello says of this gateway."""
+
+    process: str
+    software: str
+    about: Mapping[str, Json]
+    """`devices` and `writable`."""
+
+
+class Carrier:
+    """One connection, from the attempt to its end."""
+
+    def __init__(
+        self,
+        number: int,
+        endpoint: Endpoint,
+        session: ClientSession,
+        standby: bool,
+        outbox: Outbox,
+        commands: Commands,
+        clock: Clock,
+        who: Self,
+        house: House,
+    ) -> None:
+        self.number = number
+        self.endpoint = endpoint
+        self.session = session
+        self._standby = standby
+        self._outbox = outbox
+        self._commands = commands
+        self._clock = clock
+        self._who = who
+        self._house = house
+        self._link: Link | None = None
+        self._wake = asyncio.Event()
+        self._due = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._results_due = False
+        self._retiring: tuple[str, float] | None = None
+        self._tasks: asyncio.TaskGroup
+
+    @property
+    def retired(self) -> bool:
+        """Its end is our own wish."""
+        return self._retiring is not None
+
+    # ── from the uplink ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def wake(self) -> None:
+        """There is something new to fetch or to close."""
+        self._wake.set()
+
+    def wake_results(self) -> None:
+        self._results_due = True
+        self._wake.set()
+
+    def activate(self) -> None:
+        self.session.update(self._outbox.offers())
+        for output in self.session.activate(self._clock.monotonic()):
+            self._at_once(output)
+        self.wake_results()
+
+    def pause(self) -> None:
+        """Another session has taken over while this one is suspect: acks still count."""
+        self.session.retire()
+
+    def retire(self, reason: str) -> None:
+        """Ends politely as soon as nothing is in flight any more; before the welcome: now."""
+        self.session.retire()
+        self._retiring = reason, self._clock.monotonic() + RETIRE_WITHIN_S
+        asyncio.get_running_loop().call_later(RETIRE_WITHIN_S, self._wake.set)
+        self._wake.set()
+
+    def stats(self, values: dict[str, Json]) -> None:
+        for output in self.session.stats(values):
+            self._at_once(output)
+
+    # ── life ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def run(self) -> Reaction:
+        """Returns how it ended. Cancelling says bye."""
+        try:
+            credentials = Credentials(self.endpoint)
+            self._link = await open_link(self.endpoint, Credential(credentials.headers(), credentials.context()))
+        except Refused as error:
+            return error.reaction
+        except AuthError as error:
+            return Reaction(Kind.REST, str(error), reactions.QUARTER_HOUR_S)
+        try:
+            return await self._ended(await self._converse())
+        except asyncio.CancelledError:
+            await self._leave("stopping")
+            raise
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._link.abort()
+
+    async def _converse(self) -> Exception:
+        """From hello to the end; returns what ended it."""
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
+                self._tasks.create_task(self._pump(), name=f"send to {self.endpoint.label}")
+                self._tasks.create_task(self._keep_time(), name=f"timers of {self.endpoint.label}")
+                await self._open()
+                await self._read()
+        except* (Refused, RemoteProtocolError, LocalProtocolError, LinkError) as group:
+            ended = _first(group)
+        return ended
+
+    async def _ended(self, error: Exception) -> Reaction:
+        assert self._link is not None
+        match error:
+            case Refused():
+                return error.reaction
+            case RemoteProtocolError() | LocalProtocolError():
+                _log.warning("%s: closing with %d: %s", self.endpoint.label, error.code, error)
+                await self._link.close(error.code, str(error))
+                return reactions.to_close(error.code, str(error))
+            case _:
+                return Reaction(Kind.RETRY, str(error))
+
+    async def _open(self) -> None:
+        if not self._standby:
+            self._house.live_first()
+        offers, clock = self._outbox.offers(), self._clock.state()
+        who, now = self._who, self._clock.monotonic()
+        outputs = self.session.hello(who.process, who.software, clock, offers, self._about(), now)
+        await self._perform(outputs)
+
+    def _about(self) -> Mapping[str, Json]:
+        """Thousands of devices may not fit into one message; then the sink lives without their tags."""
+        if len(msgspec.json.encode(self._who.about)) <= MAX_MESSAGE_BYTES // 2:
+            return self._who.about
+        _log.warning("tags and writable points of the devices do not fit into one message: the sink is not told them")
+        return {}
+
+    async def _leave(self, reason: str) -> None:
+        if self._link is not None:
+            for output in self.session.bye(reason):
+                self._at_once(output)
+            await self._link.close(1000, reason)
+
+    # ── the three tasks ──────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _read(self) -> None:
+        assert self._link is not None
+        while True:
+            message = decode_from_server(await self._link.receive())
+            await self._perform(self.session.receive(message, self._clock.monotonic()))
+            self._wake.set()
+
+    async def _pump(self) -> None:
+        """Everything that is to be sent goes through here, as fast as the window lets it."""
+        assert self._link is not None
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            if self._results_due:
+                self._results_due = False
+                await self._perform(self.session.results(self._commands.results()))
+            while (fetch := self._want()) is not None:
+                try:
+                    records = await self._outbox.fetch(fetch.stream, fetch.seq, fetch.max_bytes)
+                except StoreError as error:  # the buffer has turned what is lost into a gap
+                    _log.warning("reading the buffer: %s", error)
+                    await asyncio.sleep(READ_AGAIN_S)
+                    continue
+                await self._perform(self.session.fetched(fetch, records, self._clock.monotonic()))
+                await self._drain(self._link)
+            if self._retiring is not None:
+                await self._retire(*self._retiring)
+
+    def _want(self) -> client.Fetch | None:
+        """Closes what nothing stands in the way of, then asks what to send next."""
+        session = self.session
+        if not session.active:
+            return None
+        for lane in (Lane.ALARM, Lane.LIVE):
+            if session.idle(lane):
+                self._outbox.close(lane)
+        session.update(self._outbox.offers())
+        return session.want()
+
+    async def _drain(self, link: Link) -> None:
+        try:
+            async with asyncio.timeout(DRAIN_WITHIN_S):
+                await link.drain()
+        except TimeoutError as error:
+            raise LinkError(f"the socket took nothing for {DRAIN_WITHIN_S:g} s") from error
+
+    async def _retire(self, reason: str, until: float) -> None:
+        if self.session.in_flight[0] and self._clock.monotonic() < until:
+            return
+        await self._leave(reason)
+        raise Refused(Reaction(Kind.RETRY, reason))
+
+    async def _keep_time(self) -> None:
+        while True:
+            await self._due.wait()
+            self._due.clear()
+            now = self._clock.monotonic()
+            deadline = self.session.deadline()
+            if deadline is not None and now >= deadline:
+                await self._perform(self.session.tick(now))
+            self._arm()
+
+    def _arm(self) -> None:
+        """One timer that is allowed to come too early: acks move the deadline with every record."""
+        deadline = self.session.deadline()
+        loop = asyncio.get_running_loop()
+        if deadline is None:
+            return
+        when = loop.time() + max(0.0, deadline - self._clock.monotonic())
+        if self._timer is not None and self._timer.when() <= when and self._timer.when() > loop.time():
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = loop.call_at(when, self._due.set)
+
+    # ── outputs ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _perform(self, outputs: Iterable[client.Output]) -> None:
+        for output in outputs:
+            match output:
+                case client.Fill(stream, first, last):
+                    await self._outbox.fill(self.session.sink, stream, first, last)
+                case client.Distrust(stream):
+                    _log.error(
+                        "%s has more of stream %s than was ever sent: a copy of this gateway lives or lived; "
+                        "what is not acknowledged moves to a new stream",
+                        self.endpoint.label,
+                        stream,
+                    )
+                    await self._outbox.distrust(stream)
+                case client.Ping():
+                    self._tasks.create_task(self._ping(), name=f"ping {self.endpoint.label}")
+                case client.Dead(reason):
+                    raise Refused(Reaction(Kind.RETRY, reason))
+                case _:
+                    self._at_once(output)
+        self._arm()
+
+    def _at_once(self, output: client.Output) -> None:
+        """Those that need no waiting."""
+        match output:
+            case client.Send(frame):
+                if self._link is not None:
+                    self._link.send(frame)
+            case client.Acked(stream, seq):
+                self._outbox.ack(self.session.sink, stream, seq)
+                self._house.acked(self.number)
+            case client.Hold(stream, upto):
+                self._house.hold(self.number, stream, upto)
+            case client.Seal(lane):
+                self._outbox.seal(lane)
+            case client.Welcomed(sink, _):
+                self._house.welcomed(self.number, sink)
+            case client.Suspect():
+                self._house.suspect(self.number)
+            case client.Recovered():
+                self._house.recovered(self.number)
+            case client.MoveAsked():
+                self._house.move(self.number, output)
+            case client.Complaint(reason):
+                _log.warning("%s says: %s", self.endpoint.label, reason[:500])
+            case client.Execute(command):
+                self._commands.receive(command)
+            case client.Missing(ids):
+                self._commands.missing(ids)
+                self.wake_results()
+            case client.ResultStored(command_id):
+                self._commands.acked(command_id)
+            case _:
+                raise LocalProtocolError(f"{output!r} cannot be done at once")
+
+    async def _ping(self) -> None:
+        assert self._link is not None
+        await self._link.ping()
+        self.session.pong(self._clock.monotonic())
+
+
+def _first(group: BaseExceptionGroup[Exception]) -> Exception:
+    """The first leaf: tasks that failed after it failed because of it."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, Exception)
+    return error

@@ -1,0 +1,279 @@
+"""The way out: keeps sessions with the endpoints as `Failover` decides; tells the buffer what became of its records.
+
+One task for each connection, one that keeps the time of the state machine. Everything between them happens on the event
+loop without awaiting, so no state is seen half changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random as _random
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, NamedTuple
+
+from gateway.clock import Clock
+from gateway.model import Json, Lane
+from gateway.protocol.client import ClientSession, Manifest, MoveAsked
+from gateway.uplink.auth import Credentials
+from gateway.uplink.config import UplinkSettings
+from gateway.uplink.failover import Action, Activate, Connect, Failover, Retire, State
+from gateway.uplink.ports import Commands, Outbox
+from gateway.uplink.reactions import Reaction
+from gateway.uplink.session import Carrier, Self
+
+LIVE_FIRST_RECORDS: Final = 200
+LIVE_FIRST_AGE_S: Final = 5.0
+LIVE_FIRST_EVERY_S: Final = 60.0
+STATS_EVERY_S: Final = 60.0
+LOOK_AT_FILES_EVERY_S: Final = 10.0
+_log = logging.getLogger(__name__)
+
+
+class About(NamedTuple):
+    """What the cloud side is told of this gateway."""
+
+    software: str
+    devices: Mapping[str, Mapping[str, str]] = {}
+    """Device → tags."""
+    writable: Mapping[str, Sequence[str]] = {}
+    """Device → points that accept a write."""
+    stats: Callable[[], dict[str, Json]] = dict
+    """Once a minute."""
+
+
+class _Trouble:
+    """The failures of one endpoint, told once and then counted."""
+
+    def __init__(self) -> None:
+        self.reason = ""
+        self.count = 0
+        self.since = 0.0
+
+
+class Uplink:
+    """See the module. `run` for ever; `random` gives numbers in [0, 1)."""
+
+    def __init__(
+        self,
+        settings: UplinkSettings,
+        outbox: Outbox,
+        commands: Commands,
+        clock: Clock,
+        about: About,
+        random: Callable[[], float] = _random.random,
+    ) -> None:
+        self._endpoints = settings.endpoint
+        self._outbox = outbox
+        self._commands = commands
+        self._clock = clock
+        self._about = about
+        self._process = secrets.token_hex(16)
+        self._manifest = Manifest()
+        self._failover = Failover([e.metered for e in settings.endpoint], settings.standby, random)
+        self._carriers: dict[int, Carrier] = {}
+        self._active: Carrier | None = None
+        self._active_since = clock.monotonic()
+        self._held: dict[str, dict[int, int]] = {}
+        """Stream → connection → number up to which it has the stream in flight."""
+        self._online = False
+        self._sealed_at: float | None = None
+        self._trouble = [_Trouble() for _ in settings.endpoint]
+        self._changed = asyncio.Event()
+        self._tasks: asyncio.TaskGroup
+
+    async def run(self) -> None:
+        """Until cancelled; then every session says bye."""
+        self._outbox.listen(self._wake)
+        self._commands.listen(self._wake_results)
+        self._outbox.online(False)
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
+                self._tasks.create_task(self._report_stats(), name="uplink stats")
+                await self._keep_time()
+        finally:
+            self._outbox.online(False)
+
+    async def _keep_time(self) -> None:
+        while True:
+            now = self._clock.monotonic()
+            for index, endpoint in enumerate(self._endpoints):
+                if self._failover.state(index).resting:
+                    self._act(self._failover.renewed(index, Credentials(endpoint).version(), now))
+            self._act(self._failover.tick(now))
+            self._manifest.keep({offer.stream for offer in self._outbox.offers()} | self._held.keys())
+            self._changed.clear()  # nothing was awaited since: whatever has set it is in this deadline
+            deadline = self._failover.deadline(now)
+            wait_s = LOOK_AT_FILES_EVERY_S if deadline is None else min(deadline - now, LOOK_AT_FILES_EVERY_S)
+            try:
+                async with asyncio.timeout(max(0.0, wait_s)):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass
+
+    async def _report_stats(self) -> None:
+        while True:
+            await asyncio.sleep(STATS_EVERY_S)
+            if self._active is not None:
+                self._active.stats(self._about.stats())
+
+    # ── what the state machine wants ─────────────────────────────────────────────────────────────────────────────
+
+    def _act(self, actions: Sequence[Action]) -> None:
+        for action in actions:
+            match action:
+                case Connect(number, index, standby):
+                    self._connect(number, index, standby)
+                case Activate(number):
+                    self._activate(self._carriers[number])
+                case Retire(number, reason):
+                    self._retire(self._carriers[number], reason)
+        self._tell_buffer()
+        self._changed.set()
+
+    def _connect(self, number: int, index: int, standby: bool) -> None:
+        endpoint = self._endpoints[index]
+        about: dict[str, Json] = {"devices": self._about.devices, "writable": self._about.writable}
+        carrier = Carrier(
+            number,
+            endpoint,
+            ClientSession(self._manifest, endpoint.label, standby),
+            standby,
+            self._outbox,
+            self._commands,
+            self._clock,
+            Self(self._process, self._about.software, about),
+            self,
+        )
+        self._carriers[number] = carrier
+        self._tasks.create_task(self._carry(carrier, index), name=f"uplink to {endpoint.label}")
+
+    async def _carry(self, carrier: Carrier, index: int) -> None:
+        version = Credentials(carrier.endpoint).version()
+        reaction = await carrier.run()
+        del self._carriers[carrier.number]
+        for stream in [stream for stream, held in self._held.items() if carrier.number in held]:
+            self.hold(carrier.number, stream, 0)
+        if carrier is self._active:
+            self._active = None
+            self._active_since = self._clock.monotonic()
+        if not carrier.retired:
+            self._tell_failure(index, reaction)
+        self._act(self._failover.failed(carrier.number, reaction, version, self._clock.monotonic()))
+
+    def _activate(self, carrier: Carrier) -> None:
+        if self._active is not None:
+            self._active.pause()
+        self._active = carrier
+        self._active_since = self._clock.monotonic()
+        _log.info("uplink: sending to %s", carrier.endpoint.label)
+        carrier.activate()
+
+    def _retire(self, carrier: Carrier, reason: str) -> None:
+        _log.info("uplink: leaving %s: %s", carrier.endpoint.label, reason)
+        carrier.retire(reason)
+        if carrier is self._active:
+            self._active = None
+
+    # ── what the connections tell ────────────────────────────────────────────────────────────────────────────────
+
+    def welcomed(self, number: int, sink: str) -> None:
+        carrier = self._carriers[number]
+        trouble = self._trouble[self._endpoints.index(carrier.endpoint)]
+        if trouble.count:
+            _log.info("uplink: %s is back after %d failed attempts", carrier.endpoint.label, trouble.count)
+            trouble.count = 0
+        self._act(self._failover.opened(number, sink, self._clock.monotonic()))
+
+    def acked(self, number: int) -> None:
+        self._failover.acked(number, self._clock.monotonic())
+
+    def hold(self, number: int, stream: str, upto: int) -> None:
+        held = self._held.setdefault(stream, {})
+        if upto:
+            held[number] = upto
+        else:
+            held.pop(number, None)
+        self._outbox.hold(stream, max(held.values(), default=0))
+        if not held:
+            del self._held[stream]
+
+    def suspect(self, number: int) -> None:
+        _log.warning("uplink: acks of %s are overdue", self._carriers[number].endpoint.label)
+        self._act(self._failover.suspect(number, self._clock.monotonic()))
+
+    def recovered(self, number: int) -> None:
+        _log.info("uplink: acks of %s have come after all", self._carriers[number].endpoint.label)
+        self._act(self._failover.recovered(number, self._clock.monotonic()))
+
+    def move(self, number: int, asked: MoveAsked) -> None:
+        _log.info("uplink: %s asks us to move: %s", self._carriers[number].endpoint.label, asked.reason[:200])
+        self._act(self._failover.move(number, asked.deadline_s, asked.spread_s, self._clock.monotonic()))
+
+    def live_first(self) -> None:
+        records, age_s = self._outbox.waiting()
+        now = self._clock.monotonic()
+        lately = self._sealed_at is not None and now - self._sealed_at < LIVE_FIRST_EVERY_S
+        if (records > LIVE_FIRST_RECORDS or age_s > LIVE_FIRST_AGE_S) and not lately:
+            self._sealed_at = now
+            self._outbox.seal(Lane.LIVE)
+
+    # ── the buffer and the commands ──────────────────────────────────────────────────────────────────────────────
+
+    def _wake(self) -> None:
+        if self._active is not None:
+            self._active.wake()
+
+    def _wake_results(self) -> None:
+        if self._active is not None:
+            self._active.wake_results()
+
+    def _tell_buffer(self) -> None:
+        up = self._active is not None and not self._active.session.suspect
+        if up != self._online:
+            self._online = up
+            self._outbox.online(up)
+
+    # ── for people ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _tell_failure(self, index: int, reaction: Reaction) -> None:
+        trouble, label = self._trouble[index], self._endpoints[index].label
+        if reaction.reason != trouble.reason or not trouble.count:
+            _log.warning("uplink: %s: %s", label, reaction.reason)
+            trouble.since = self._clock.monotonic()
+        trouble.reason = reaction.reason
+        trouble.count += 1
+
+    @property
+    def online(self) -> bool:
+        """A session takes records at present."""
+        return self._online
+
+    def status(self) -> dict[str, Json]:
+        """Where records go, and for each endpoint what is wrong and what is being done about it."""
+        now = self._clock.monotonic()
+        active = self._active
+        records, size = active.session.in_flight if active is not None else (0, 0)
+        return {
+            "active": active.endpoint.label if active is not None else None,
+            "since_s": round(now - self._active_since, 1),
+            "rtt_ms": round(active.session.srtt_s * 1000, 1) if active is not None else None,
+            "in_flight": {"records": records, "bytes": size},
+            "endpoints": [self._endpoint_status(index, now) for index in range(len(self._endpoints))],
+        }
+
+    def _endpoint_status(self, index: int, now: float) -> dict[str, Json]:
+        state, trouble = self._failover.state(index), self._trouble[index]
+        words = [each.value for each in sorted(set(state.states), key=list(State).index, reverse=True)]
+        wait_s = max(0.0, state.not_before - now)
+        if not words:
+            words = ["resting" if state.resting else "waiting" if wait_s else "unused"]
+        return {
+            "name": self._endpoints[index].label,
+            "url": self._endpoints[index].url,
+            "state": ", ".join(words),
+            "last_error": trouble.reason or None,
+            "failures": trouble.count,
+            "next_attempt_s": round(wait_s, 1) if wait_s and not state.states else None,
+        }

@@ -53,6 +53,8 @@ def cost_bytes(row: Row) -> int:
 
 def portions(rows: Sequence[Row]) -> Sequence[Portion]:
     """Rows of one call, by lane, in pieces that fit a batch (but for a message that is too large by itself)."""
+    if not rows:
+        return ()
     if len(rows) == 1:
         row = rows[0]
         origins = () if row.origin is None else (row.origin,)

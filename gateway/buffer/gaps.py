@@ -25,10 +25,10 @@ class Run:
     def follows(self, seq: int) -> bool:
         return self.first == 0 or seq == self.last + 1
 
-    def add(self, seq: int, last: int, readings: int, at_ms: int, utc_ms: int | None) -> None:
+    def add(self, seq: int, readings: int, at_ms: int, utc_ms: int | None) -> None:
         self.batches += 1
         self.lost += readings
-        self._extend(seq, last, readings, at_ms, utc_ms, utc_ms)
+        self._extend(seq, seq, readings, at_ms, utc_ms, utc_ms)
 
     def absorb(self, seq: int, last: int, body: GapBody, at_ms: int) -> None:
         self._extend(seq, last, body.readings or 0, at_ms, body.since_utc_ms, body.until_utc_ms)

@@ -6,7 +6,7 @@ own. That is where a later process finds it. When all messages of a home are for
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from gateway.buffer.ring import Entry
 from gateway.model import Origin
@@ -35,53 +35,69 @@ class _Known:
 
 
 class OriginLedger:
-    """The buffer's side of `Ledger`. One source has at most 65,535 packet ids, so this is bounded by itself."""
+    """The buffer's side of `Ledger`. A session has at most 65,535 packet ids, so this is bounded by itself."""
 
     def __init__(self, release: Callable[[Home], None]) -> None:
-        self._known: dict[tuple[bytes, int], _Known] = {}
+        self._sessions: dict[bytes, dict[int, _Known]] = {}
         self._release = release
 
     def __len__(self) -> int:
-        return len(self._known)
+        return sum(len(session) for session in self._sessions.values())
+
+    def _find(self, origin: Origin) -> _Known | None:
+        session = self._sessions.get(origin.session)
+        known = session.get(origin.packet_id) if session is not None else None
+        return known if known is not None and known.fingerprint == origin.fingerprint else None
 
     # ── for connectors ───────────────────────────────────────────────────────────────────────────────────────────────
 
     def seen(self, origin: Origin) -> bool:
-        known = self._known.get((origin.session, origin.packet_id))
-        return known is not None and known.fingerprint == origin.fingerprint
+        return self._find(origin) is not None
 
     def settled(self, origin: Origin) -> bool:
-        known = self._known.get((origin.session, origin.packet_id))
-        return known is not None and known.fingerprint == origin.fingerprint and known.settled
+        known = self._find(origin)
+        return known is not None and known.settled
 
     def forget(self, origins: Sequence[Origin]) -> None:
         for origin in origins:
-            if self.seen(origin):
-                self._leave(self._known.pop((origin.session, origin.packet_id)))
+            if self._find(origin) is not None:
+                self._drop(origin.session, origin.packet_id)
+
+    def keep_only(self, session: bytes, origins: Collection[Origin]) -> None:
+        kept = {(origin.packet_id, origin.fingerprint) for origin in origins if origin.session == session}
+        for packet_id, known in list(self._sessions.get(session, {}).items()):
+            if (packet_id, known.fingerprint) not in kept:
+                self._drop(session, packet_id)
+
+    def _drop(self, session: bytes, packet_id: int) -> None:
+        known = self._sessions[session].pop(packet_id)
+        if not self._sessions[session]:
+            del self._sessions[session]
+        self._leave(known)
 
     # ── for the buffer ───────────────────────────────────────────────────────────────────────────────────────────────
 
     def accept(self, origin: Origin) -> None:
         """A message came in. A packet id that comes again with other content is another message."""
-        key = (origin.session, origin.packet_id)
-        old = self._known.get(key)
+        session = self._sessions.setdefault(origin.session, {})
+        old = session.get(origin.packet_id)
+        session[origin.packet_id] = _Known(origin.fingerprint)
         if old is not None:
             self._leave(old)
-        self._known[key] = _Known(origin.fingerprint)
 
     def house(self, origins: Iterable[Origin], home: Home) -> None:
         """These are in one record now. Those that were forgotten meanwhile stay so."""
         for origin in origins:
-            known = self._known.get((origin.session, origin.packet_id))
-            if known is not None and known.fingerprint == origin.fingerprint:
+            known = self._find(origin)
+            if known is not None:
                 self._leave(known)
                 known.home = home
                 home.left += 1
 
     def settle(self, origins: Iterable[Origin]) -> None:
         for origin in origins:
-            known = self._known.get((origin.session, origin.packet_id))
-            if known is not None and known.fingerprint == origin.fingerprint:
+            known = self._find(origin)
+            if known is not None:
                 known.settled = True
 
     def recall(self, origins: Iterable[Origin], home: Home, *, settled: bool) -> None:

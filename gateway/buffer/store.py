@@ -28,6 +28,7 @@ from gateway.buffer.schema import (
     COLUMNS,
     INSERT,
     LANES,
+    MIGRATIONS,
     ROW_OVERHEAD,
     SEQ_BITS,
     SEQ_MASK,
@@ -375,6 +376,12 @@ class Store:
     def _make_room(self, db: sqlite3.Connection, work: Work, incoming: int) -> None:
         used = self._used(db)
         allowed = self._allowed(used)
+        if used + incoming > allowed:
+            for name, mark in work.marks.items():  # acked rows whose origins are not forgotten: the cheapest to lose
+                if name in self._disks:
+                    self._delete(db, name, 0, mark, whole=mark)
+                    self._refresh(name)
+            used = self._used(db)
         excess = retention.excess_bytes(used, incoming, allowed)
         if excess == 0:
             return
@@ -399,7 +406,7 @@ class Store:
     ) -> None:
         """Deletes the oldest batches of a stream, as far as told, and puts a gap for each run of them."""
         db, key, disk = self._connection(), self._keys[name], self._disks[name]
-        start = max(disk.first, work.held.get(name, 0) + 1)
+        start = max(disk.first, work.held.get(name, 0) + 1, work.marks.get(name, 0) + 1)
         rows = db.execute(
             "SELECT id, last, kind, CAST(readings AS INTEGER), CAST(at_ms AS INTEGER), CAST(utc_ms AS INTEGER),"
             " CAST(size AS INTEGER), CASE WHEN kind = 2 THEN body END"
@@ -419,7 +426,7 @@ class Store:
                 if not run.follows(seq):
                     runs.append(run)
                     run = Run(reason)
-                run.add(seq, seq, readings, at_ms, utc_ms)
+                run.add(seq, readings, at_ms, utc_ms)
                 freed += size
             elif kind == RecordKind.GAP.value and seq > work.sent.get(name, SEQ_MASK):
                 old = gap_body(body)
@@ -494,10 +501,15 @@ class Store:
 
     # ── read ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def read(self, stream: str, seq: int, max_bytes: int) -> list[Stored]:
+    def probe(self) -> None:
+        """Writes something. Raises StoreError when that does not work."""
+        with mapped(), transaction(self._connection()):
+            self._connection().execute(f"PRAGMA user_version={len(MIGRATIONS)}")
+
+    def read(self, stream: str, seq: int, max_bytes: int) -> tuple[list[Stored], Sequence[Loss]]:
         """Records from `seq` on (the first may begin before it, if it is a gap that covers it), about `max_bytes`.
 
-        A row that cannot be read has become a gap when this returns; see `take_losses`.
+        A row that cannot be read has become a gap when this returns, and is in the losses.
 
         Raises:
             StoreError: the disk cannot be read.
@@ -505,13 +517,9 @@ class Store:
         """
         with mapped():
             if stream not in self._keys:
-                return []
-            return self._rows(stream, seq, max_bytes)
-
-    def take_losses(self) -> tuple[Loss, ...]:
-        """What `read` had to turn into gaps, once."""
-        losses, self._losses = tuple(self._losses), []
-        return losses
+                return [], ()
+            self._losses = []
+            return self._rows(stream, seq, max_bytes), tuple(self._losses)
 
     def _rows(self, name: str, seq: int, max_bytes: int) -> list[Stored]:
         db, key, lane = self._connection(), self._keys[name], self._disks[name].lane

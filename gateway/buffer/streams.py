@@ -11,11 +11,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from gateway.buffer.gaps import gap_body
 from gateway.buffer.ledger import Home
 from gateway.buffer.ring import Entry
 from gateway.buffer.schema import Disk
-from gateway.model import Lane, Record, RecordKind
-from gateway.protocol.messages import StreamOffer
+from gateway.model import GapReason, Lane, Record, RecordKind
+from gateway.protocol.messages import GapBody, StreamOffer
 
 RECORD_OVERHEAD: Final = 400
 """Bytes that a record in memory costs beside its body, roughly."""
@@ -69,6 +70,16 @@ class Held:
     def bytes(self) -> int:
         return len(self.record.body) + RECORD_OVERHEAD
 
+    def evictable(self, in_flight: int) -> bool:
+        """Whether it may be given up when memory is full: not in flight, not being written, not promised."""
+        return (
+            self.record.kind is RecordKind.BATCH
+            and self.record.seq > in_flight
+            and not self.writing
+            and not self.settlings
+            and self.home is None
+        )
+
 
 class Stream:
     """One ordered run of records."""
@@ -78,6 +89,8 @@ class Stream:
         self.lane = lane
         self.boot = boot
         self.sealed = sealed
+        self.ours = False
+        """This process opened it."""
         self.next = 1
         self.mark = 0
         """Acked up to here by any sink."""
@@ -119,22 +132,43 @@ class Stream:
         return len(self.fresh) + self.waiting_on_disk
 
     @property
-    def trimmable(self) -> bool:
-        """Whether rows on disk are acked and not pinned."""
-        disk = self.disk
-        return disk is not None and disk.first <= self.mark and len(self.pins) < disk.rows
-
-    @property
     def empty(self) -> bool:
         return not self.fresh and not self.kept and self.disk is None
 
-    def offer(self) -> StreamOffer:
-        first = self.next
+    def in_memory(self, seq: int, *, grounded: bool) -> tuple[dict[int, Record], int]:
+        """Records in memory from `seq` on, and the number before which all may be handed out.
+
+        Without `grounded` those that are not in the ring end it: a crash would take their identity.
+        """
+        records = {number: record for number, record in self.kept.items() if record.upto >= seq}
+        for number, held in self.fresh.items():
+            if held.flight is None and not grounded:
+                return records, number
+            if held.record.upto >= seq:
+                records[number] = held.record
+        return records, self.next
+
+    def grounded_at(self, seq: int) -> bool:
+        """Whether the first fresh record from `seq` on must be committed before it is handed out."""
+        first = next((held for held in self.fresh.values() if held.record.upto >= seq), None)
+        return first is not None and first.flight is None
+
+    def growing_gap(self, held: Held) -> GapBody | None:
+        """A gap that may still grow: of ours, for want of memory, and nobody has seen it yet."""
+        seen = not self.ours or held.record.seq <= self.sent
+        if held.record.kind is not RecordKind.GAP or seen or held.writing or held.settlings:
+            return None
+        body = gap_body(held.record.body)
+        return body if body is not None and body.reason is GapReason.OVERFLOW and body.readings is not None else None
+
+    def offer(self, *, grounded: bool) -> StreamOffer:
+        _, end = self.in_memory(self.next, grounded=grounded)
+        first = end
         if self.fresh:
-            first = next(iter(self.fresh))
+            first = min(end, next(iter(self.fresh)))
         if self.disk is not None and self.disk.last > self.mark:
             first = min(first, max(self.disk.first, self.mark + 1))
-        return StreamOffer(self.name, self.lane, first, self.next, self.sealed)
+        return StreamOffer(self.name, self.lane, first, end, self.sealed)
 
 
 class Kept:
@@ -154,14 +188,3 @@ class Kept:
             old, seq, size = self._order.popleft()
             old.kept.pop(seq, None)
             self.bytes -= size
-
-
-def evictable(stream: Stream, held: Held) -> bool:
-    """Whether a fresh record may be given up when memory is full: not in flight, not being written, not promised."""
-    return (
-        held.record.kind is RecordKind.BATCH
-        and held.record.seq > stream.held
-        and not held.writing
-        and not held.settlings
-        and held.home is None
-    )

@@ -1,0 +1,386 @@
+"""Records in memory: numbered, in the ring, and what an ack or a commit does to them. Event loop only.
+
+The order of writes to the ring is what a SIGKILL meets, so it is the same everywhere: the new entry is put before the
+old one is freed, and the new one says what it replaces.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+import msgspec
+
+from gateway.buffer import batching
+from gateway.buffer.entries import (
+    NO_ROWS,
+    ORIGINS,
+    RECORDS,
+    ROWS,
+    Covers,
+    Flown,
+    encode_origins,
+    encode_records,
+    encode_rows,
+)
+from gateway.buffer.gaps import Run, gap_body, gap_record
+from gateway.buffer.ledger import Home, OriginLedger
+from gateway.buffer.recovery import Recovered
+from gateway.buffer.ring import Entry, Ring
+from gateway.buffer.schema import Loss
+from gateway.buffer.store import Opened
+from gateway.buffer.streams import Flight, Held, Kept, Settling, Stream
+from gateway.clock import Clock
+from gateway.model import ClockState, GapReason, Lane, Origin, Record, RecordKind, Row
+from gateway.protocol.messages import GapBody, StreamOffer
+
+log = logging.getLogger(__name__)
+
+SEALED_OFFERED: Final = 32
+
+
+class Shelf:
+    """All streams and their fresh records."""
+
+    def __init__(self, clock: Clock, ring: Ring | None, keep_acked_bytes: int) -> None:
+        self._clock = clock
+        self._ring = ring
+        self._opened_s = clock.monotonic()
+        self.clock_state: ClockState = clock.state()
+        self.streams: dict[str, Stream] = {}
+        """Oldest first."""
+        self.current: dict[Lane, Stream] = {}
+        """The open stream of each lane."""
+        self.ledger = OriginLedger(self._homeless)
+        self.kept = Kept(keep_acked_bytes)
+        self.memory_bytes = 0
+        """Of fresh records; the owner of the open batches adds theirs."""
+        self.lost: Counter[GapReason] = Counter()
+        self.gaps_of_unknown_size: Counter[GapReason] = Counter()
+        self.trimmable: Callable[[], None] = _nobody
+        """Told when rows on disk are of no more use."""
+
+    # ── streams ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def new_stream(self, lane: Lane) -> Stream:
+        """A stream of this process; it is not current by that."""
+        stream = Stream(secrets.token_hex(16), lane, self.clock_state.boot)
+        stream.ours = True
+        self.streams[stream.name] = stream
+        return stream
+
+    def begin(self) -> None:
+        """Opens the first streams of this process, once the older ones are known."""
+        self.current = {lane: self.new_stream(lane) for lane in Lane}
+
+    def seal(self, lane: Lane) -> bool:
+        """Ends the current stream and opens another; False: nothing was in it."""
+        stream = self.current[lane]
+        if stream.next == 1:
+            return False
+        self.add(stream, [batching.Encoded(RecordKind.END, b"", 0)])
+        stream.sealed = True
+        self.current[lane] = self.new_stream(lane)
+        return True
+
+    def sweep(self) -> None:
+        """Forgets ended streams of which nothing is left. Not while the store works."""
+        for name in [stream.name for stream in self.streams.values() if stream.sealed and stream.empty]:
+            del self.streams[name]
+
+    def offers(self, *, grounded: bool) -> tuple[StreamOffer, ...]:
+        """See `Outbox`. Records that are not in the ring are offered only with `grounded`."""
+        sealed = [stream for stream in self.streams.values() if stream.sealed and stream.waiting]
+        sealed.sort(key=lambda stream: stream.lane is Lane.LIVE)  # stable: by age within a lane
+        chosen = (*(self.current[lane] for lane in Lane), *sealed[:SEALED_OFFERED])
+        return tuple([stream.offer(grounded=grounded) for stream in chosen])
+
+    def waiting(self) -> tuple[int, float]:
+        """Un-acked records, and the age of the oldest in seconds."""
+        count, age_s = 0, 0.0
+        now, boot_ms = self._clock.monotonic(), self.boot_ms()
+        for stream in self.streams.values():
+            count += stream.waiting
+            if stream.fresh:
+                age_s = max(age_s, now - next(iter(stream.fresh.values())).born_s)
+            if stream.waiting_on_disk and stream.disk is not None:
+                # of another boot nothing more is known for sure than that it is older than this process
+                same_boot = stream.boot == self.clock_state.boot
+                age_s = max(age_s, (boot_ms - stream.disk.first_at_ms) / 1000 if same_boot else now - self._opened_s)
+        return count, age_s
+
+    def boot_ms(self) -> int:
+        return self._clock.boot_ns() // 1_000_000
+
+    # ── rows and records ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def has_ring(self) -> bool:
+        return self._ring is not None
+
+    @property
+    def ring_name(self) -> bytes:
+        return self._ring.name if self._ring is not None else b""
+
+    @property
+    def ring_bytes(self) -> int:
+        return self._ring.used_bytes if self._ring is not None else 0
+
+    def put_rows(self, lane: Lane, rows: Sequence[Row]) -> Entry | None:
+        """Rows that are in no record yet. None: they are not in the ring."""
+        return self._ring.put(ROWS, encode_rows(lane, rows)) if self._ring is not None else None
+
+    def add(
+        self,
+        stream: Stream,
+        encoded: Sequence[batching.Encoded],
+        rows: Sequence[Entry] = (),
+        origins: Sequence[Origin] = (),
+        settlings: Sequence[Settling] = (),
+    ) -> None:
+        """Numbers records of one batch and makes them fresh; they enter the ring together, in place of `rows`."""
+        at_ms, now = self.boot_ms(), self._clock.monotonic()
+        utc_ms = batching.utc(at_ms, self.clock_state)
+        helds = []
+        for i, (kind, body, readings) in enumerate(encoded):
+            # a message that had to be split is known by its last part: a power cut may repeat it, never lose it
+            known = tuple(origins) if i == len(encoded) - 1 else ()
+            held = Held(
+                Record(stream.name, stream.lane, stream.next, kind, body, readings, 0, known), at_ms, utc_ms, now
+            )
+            held.settlings = tuple(settlings)
+            stream.insert(held)
+            helds.append(held)
+            if kind is RecordKind.GAP:
+                self.count_gap(body)
+        for settling in settlings:
+            settling.left += len(helds) - 1
+        if self._fly(helds, Covers(rows[0].number, rows[-1].number) if rows else NO_ROWS):
+            self._free(rows)
+        else:
+            helds[-1].grounded = rows
+        if origins:
+            helds[-1].home = home = Home()
+            self.ledger.house(origins, home)
+        self.memory_bytes += sum([held.bytes for held in helds])
+
+    def add_gap(self, stream: Stream, first: int, last: int, body: GapBody) -> None:
+        """Puts a gap where nothing is held."""
+        stored = gap_record(stream.name, stream.lane, first, last, body, self.boot_ms(), None)
+        born_s = min([self._clock.monotonic(), *(held.born_s for held in stream.fresh.values())])
+        self._insert(stream, Held(stored.record, stored.at_ms, stored.utc_ms, born_s))
+
+    def move(self, stream: Stream, target: Stream) -> None:
+        """Gives fresh records another identity: that of the open stream `target`."""
+        for held in list(stream.fresh.values()):
+            record = msgspec.structs.replace(held.record, stream=target.name, seq=target.next, last=0)
+            again = Held(record, held.at_ms, held.utc_ms, held.born_s)
+            again.home, again.grounded = held.home, held.grounded
+            again.settlings, held.settlings, held.grounded = held.settlings, (), ()
+            self._insert(target, again)
+            self._remove(stream, held)
+
+    def _insert(self, stream: Stream, held: Held) -> None:
+        self._fly([held])
+        stream.insert(held)
+        self.memory_bytes += held.bytes
+
+    def _remove(self, stream: Stream, held: Held) -> None:
+        del stream.fresh[held.record.seq]
+        self.memory_bytes -= held.bytes
+        self._land(held)
+
+    def _fly(self, helds: Sequence[Held], covers: Covers = NO_ROWS) -> bool:
+        """Puts records into the ring, all or none."""
+        if self._ring is None:
+            return False
+        flown = [Flown(held.record, held.at_ms) for held in helds]
+        entry = self._ring.put(RECORDS, encode_records(flown, covers))
+        if entry is None:
+            return False
+        flight = Flight(entry, len(helds))
+        for held in helds:
+            held.flight = flight
+        return True
+
+    def _land(self, held: Held) -> None:
+        flight, held.flight = held.flight, None
+        if flight is not None:
+            flight.left -= 1
+            if flight.left == 0:
+                self._free((flight.entry,))
+        self._free(held.grounded)
+
+    def _free(self, entries: Iterable[Entry]) -> None:
+        if self._ring is not None:
+            for entry in entries:
+                self._ring.free(entry)
+
+    # ── ack and commit ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def ack(self, sink: str, stream: Stream, seq: int) -> None:
+        if not stream.sealed:
+            seq = min(seq, stream.next - 1)
+        stream.marks[sink] = max(stream.marks.get(sink, 0), seq)
+        if seq > stream.mark:
+            stream.mark = seq
+            self._trim(stream)
+        acked = []
+        for held in stream.fresh.values():
+            if held.record.upto > seq:
+                break
+            acked.append(held)
+        for held in acked:
+            self.kept.add(stream, held.record)
+            home = held.home
+            if home is not None and home.left and self._ring is not None:
+                home.entry = self._ring.put(ORIGINS, encode_origins(self.ledger.known(held.record.origins)))
+            self._settle(stream, held)
+
+    def committed(self, held: Held) -> None:
+        """Its row is on disk. It may have been acked while it was written."""
+        stream = self.streams[held.record.stream]
+        if stream.fresh.get(held.record.seq) is not held:
+            self._trim(stream)
+            return
+        home = held.home
+        if home is not None and home.left:
+            home.row = (stream.name, held.record.seq)
+            stream.pins[held.record.seq] = home
+        self._settle(stream, held)
+
+    def _settle(self, stream: Stream, held: Held) -> None:
+        self.ledger.settle(held.record.origins)
+        self._remove(stream, held)
+        settlings, held.settlings = held.settlings, ()
+        for settling in settlings:
+            settling.done()
+
+    def _trim(self, stream: Stream) -> None:
+        if stream.disk is not None and stream.disk.first <= stream.mark:
+            self.trimmable()
+
+    def _homeless(self, home: Home) -> None:
+        """The source will not send these messages again: nothing needs to remember them."""
+        if home.entry is not None:
+            self._free((home.entry,))
+        if home.row is not None:
+            stream = self.streams.get(home.row[0])
+            if stream is not None and stream.pins.get(home.row[1]) is home:
+                del stream.pins[home.row[1]]
+                self._trim(stream)
+        home.entry = home.row = None
+
+    # ── what is given up ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def count(self, loss: Loss) -> None:
+        """A gap says so; this is for status and, once for each reason, for the log."""
+        if not self.lost[loss.reason] and not self.gaps_of_unknown_size[loss.reason]:
+            log.warning("readings are given up: %s; further ones are counted in status", loss.reason.value)
+        if loss.readings is None:
+            self.gaps_of_unknown_size[loss.reason] += 1
+        else:
+            self.lost[loss.reason] += loss.readings
+
+    def count_gap(self, body: bytes) -> None:
+        gap = gap_body(body)
+        if gap is not None:
+            self.count(Loss(gap.reason, gap.readings))
+
+    def shed(self, target_bytes: int) -> bool:
+        """Gives up the oldest records that may be: readings first. False: none may."""
+        freed = 0
+        for lane in (Lane.LIVE, Lane.ALARM):
+            for stream in list(self.streams.values()):
+                if stream.lane is lane and freed < target_bytes:
+                    freed += self._shed_stream(stream, target_bytes - freed)
+        return freed > 0
+
+    def _shed_stream(self, stream: Stream, target_bytes: int) -> int:
+        run, freed = Run(GapReason.OVERFLOW), 0
+        gone: list[Held] = []
+        for held in list(stream.fresh.values()):
+            if freed >= target_bytes:
+                break
+            record = held.record
+            if not run.follows(record.seq):
+                self._give_up(stream, run, gone)
+                run, gone = Run(GapReason.OVERFLOW), []
+            if held.evictable(stream.held):
+                run.add(record.seq, record.readings, held.at_ms, held.utc_ms)
+                freed += held.bytes
+                gone.append(held)
+            elif (body := stream.growing_gap(held)) is not None:
+                run.absorb(record.seq, record.upto, body, held.at_ms)
+                gone.append(held)
+        self._give_up(stream, run, gone)
+        return freed
+
+    def _give_up(self, stream: Stream, run: Run, gone: Sequence[Held]) -> None:
+        if not run.batches:
+            return
+        stored = run.gap(stream.name, stream.lane)
+        gap = Held(stored.record, stored.at_ms, stored.utc_ms, gone[0].born_s)
+        self._fly([gap])
+        for held in gone:
+            self._remove(stream, held)
+        stream.insert(gap)
+        self.memory_bytes += gap.bytes
+        self.count(Loss(run.reason, run.lost))
+
+    # ── what earlier processes left ──────────────────────────────────────────────────────────────────────────────────
+
+    def adopt(self, opened: Opened) -> dict[Lane, int]:
+        """Takes over what the store holds: at the start, or when it could be opened at last, or after a rescue.
+
+        Returns, for each lane, up to which entry number of the ring its rows are in the store.
+        """
+        for stream in self.streams.values():
+            stream.set_disk(opened.disks.get(stream.name))
+        older = {}
+        for name, disk in opened.disks.items():
+            if name not in self.streams:
+                older[name] = stream = Stream(name, disk.lane, disk.boot, sealed=True)
+                stream.set_disk(disk)
+        self.streams = older | self.streams
+        for name, seq, origins in opened.origins:
+            home = Home()
+            home.row = (name, seq)
+            self.ledger.recall(origins, home, settled=True)
+            self.streams[name].pins[seq] = home
+        for loss in opened.losses:
+            self.count(loss)
+        covered = {lane: number for (ring, lane), number in opened.covered.items() if ring == self.ring_name}
+        if self._ring is not None:
+            self._ring.skip_to(max(covered.values(), default=0))
+        return covered
+
+    def recover(self, recovered: Recovered) -> None:
+        """Takes over the ring's records under their old identity, and its origins."""
+        now = self._clock.monotonic()
+        for entry, flown in recovered.records:
+            flight = Flight(entry, len(flown))
+            for record, at_ms in flown:
+                stream = self.streams.get(record.stream)
+                if stream is None:
+                    stream = Stream(record.stream, record.lane, self.clock_state.boot, sealed=True)
+                    self.streams[record.stream] = stream
+                held = Held(record, at_ms, batching.utc(at_ms, self.clock_state), now)
+                held.flight = flight
+                if record.origins:
+                    held.home = Home()
+                    self.ledger.recall(record.origins, held.home, settled=False)
+                stream.insert(held)
+                self.memory_bytes += held.bytes
+        for entry, origins in recovered.origins:
+            home = Home()
+            home.entry = entry
+            self.ledger.recall(origins, home, settled=True)
+        self._free(recovered.useless)
+
+
+def _nobody() -> None:
+    """Nobody wants to know yet."""

@@ -123,14 +123,17 @@ class _Assembly:
 
     def _root(self) -> None:
         known = [*(name for name, _ in TABLES), *LISTS]
-        for word in self._document:
+        for word, value in self._document.items():
             if word in known:
                 continue
             places = [place for place, words in self._headers.items() if word in words]
             if closest(word, known) or not places:
                 self._wrong((word,), f"unknown table or key `{word}`{nearest(word, known)}")
             else:
-                self._wrong((word,), f"`{word}` is a key of {places[0]}; it stands below no such header here")
+                inner = f"{places[0].strip('[]')}.{word}"
+                shape = f", as [{inner}]" if isinstance(value, dict) else ""
+                shape = f", as [[{inner}]]" if isinstance(value, list) and isinstance(value[0], dict) else shape
+                self._wrong((word,), f"`{word}` is a key of {places[0]}: write it below that header{shape}")
 
     def _rows(self, name: str) -> list[Row]:
         """The tables of a [[list]], numbered."""

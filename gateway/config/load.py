@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gateway.config.assemble import assemble
-from gateway.config.positions import Place, scan, syntax_error
+from gateway.config.positions import Place, syntax_error
 from gateway.config.problems import Problem, Source
 from gateway.config.schema import Config
 from gateway.config.warnings import warnings
@@ -34,14 +34,18 @@ def load(path: Path, environ: Mapping[str, str], registry: Registry | None = Non
     Raises:
         ConfigError: every mistake, sorted by line.
     """
-    report = check(path, environ, registry)
+    report = _check(path, environ, registry, with_warnings=False)
     if report.config is None:
         raise ConfigError(tuple(str(problem) for problem in report.mistakes))
     return report.config
 
 
 def check(path: Path, environ: Mapping[str, str], registry: Registry | None = None) -> Report:
-    """Every mistake and every warning of this file, sorted by line."""
+    """Every mistake and every warning of this file, sorted by line. Warnings are looked for when nothing is wrong."""
+    return _check(path, environ, registry, with_warnings=True)
+
+
+def _check(path: Path, environ: Mapping[str, str], registry: Registry | None, with_warnings: bool) -> Report:
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -53,10 +57,12 @@ def check(path: Path, environ: Mapping[str, str], registry: Registry | None = No
         place = Place(before.count("\n") + 1, len(before) - before.rfind("\n"))
         shown = Source(str(path), raw.decode("utf-8", "replace"))
         return _unusable(shown, place, "the file is not UTF-8 text; save it as UTF-8")
-    return check_text(text, str(path), environ, registry or Registry())
+    return check_text(text, str(path), environ, registry or Registry(), with_warnings)
 
 
-def check_text(text: str, file: str, environ: Mapping[str, str], registry: Registry) -> Report:
+def check_text(
+    text: str, file: str, environ: Mapping[str, str], registry: Registry, with_warnings: bool = True
+) -> Report:
     """Like `check`, of a text that is already here; `file` is what problems call it."""
     try:
         document = tomllib.loads(text)
@@ -64,11 +70,12 @@ def check_text(text: str, file: str, environ: Mapping[str, str], registry: Regis
         return _unusable(Source(file, text), *syntax_error(text, error))
     except RecursionError:
         return _unusable(Source(file, text), Place(1, 1), "brackets are nested too deeply")
-    source = Source(file, text, document, scan(text))
+    source = Source(file, text, document)
     config, tables, mistakes = assemble(document, environ, registry, lambda path: source.at(path).line)
     if config is None:
         return Report(None, _sorted(source.problem(*mistake) for mistake in mistakes), ())
-    return Report(config, (), _sorted(source.problem(*each) for each in warnings(config, tables, source)))
+    found = warnings(config, tables, source) if with_warnings else ()
+    return Report(config, (), _sorted(source.problem(*each) for each in found))
 
 
 def _unusable(source: Source, place: Place, message: str) -> Report:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from gateway.config.positions import START, Place, secret
+from gateway.config.positions import START, Place, scan, secret
 from gateway.settings import KeyPath
 
 _ASSIGNED = re.compile(r"(?P<key>[A-Za-z0-9_.\"'-]+)(?P<sign>\s*[=:]+\s*)(?P<value>\"[^\"]*\"?|'[^']*'?|[^,}\s]+)")
+_CREDENTIALS = re.compile(r"//[^/\s@\"']+@")
 
 
 class Problem(NamedTuple):
@@ -42,17 +44,20 @@ class Problem(NamedTuple):
 class Source:
     """A file's text with the places of its keys: turns paths into problems."""
 
-    def __init__(
-        self,
-        file: str,
-        text: str = "",
-        document: Mapping[str, Any] | None = None,
-        places: Mapping[KeyPath, Place] | None = None,
-    ) -> None:
+    def __init__(self, file: str, text: str = "", document: Mapping[str, Any] | None = None) -> None:
+        """`document` is what `tomllib` made of the text; without one only places that are given can be shown."""
         self._file = file
-        self._lines = text.replace("\r\n", "\n").split("\n")
-        self._document = document or {}
-        self._places = places or {}
+        self._text = text
+        self._document = document
+
+    @functools.cached_property
+    def _lines(self) -> list[str]:
+        return self._text.replace("\r\n", "\n").split("\n")
+
+    @functools.cached_property
+    def _places(self) -> Mapping[KeyPath, Place]:
+        # only when something is wrong: a good file is not read twice
+        return {} if self._document is None else scan(self._text)
 
     def at(self, path: KeyPath) -> Place:
         """The place of a path, or of the nearest table around it that is written down."""
@@ -66,7 +71,7 @@ class Source:
 
     def problem_at(self, place: Place, message: str, key: str = "") -> Problem:
         line = self._lines[place.line - 1] if place.line <= len(self._lines) else ""
-        return Problem(self._file, place, key, message, masked(line))
+        return Problem(self._file, place, key, _CREDENTIALS.sub("//…@", message), masked(line))
 
     def under_header(self, path: KeyPath) -> bool:
         """The table at this path was opened by a header of its own, not in braces."""
@@ -86,7 +91,8 @@ class Source:
 
 
 def masked(line: str) -> str:
-    """The line without the values of keys that hold secrets."""
-    return _ASSIGNED.sub(
+    """The line without the values of keys that hold secrets, and without user and password in URLs."""
+    line = _ASSIGNED.sub(
         lambda found: f"{found['key']}{found['sign']}…" if secret(found["key"]) else found.group(), line
     )
+    return _CREDENTIALS.sub("//…@", line)

@@ -178,8 +178,8 @@ SINGLE = [
         "`password_file = …`",
     ),
     ('topic = "boiler/state"', "topic = []", "19:1: device.boiler.topic: expected text in quotes, not a list"),
-    ("[[bus]]\nname = \"rs485a\"", 'port = 1\n[[bus]]\nname = "rs485a"', "1:1: port: `port` is a key of [[bus]]; it stands below no such header here"),
-    ("[[bus]]\nname = \"rs485a\"", '[[points]]\nname = "u"\n[[bus]]\nname = "rs485a"', "1:3: points: `points` is a key of [[device]]; it stands below no such header here"),
+    ("[[bus]]\nname = \"rs485a\"", 'port = 1\n[[bus]]\nname = "rs485a"', "1:1: port: `port` is a key of [[bus]]: write it below that header"),
+    ("[[bus]]\nname = \"rs485a\"", '[[points]]\nname = "u"\n[[bus]]\nname = "rs485a"', "1:3: points: `points` is a key of [[device]]: write it below that header, as [[device.points]]"),
     ("[[bus]]\nname = \"rs485a\"", '[gatewai]\n[[bus]]\nname = "rs485a"', "1:2: gatewai: unknown table or key `gatewai`; did you mean `gateway`?"),
     ("[[bus]]\nname = \"rs485a\"", '[gateway]\nhost = "a"\n[[bus]]\nname = "rs485a"', "2:1: gateway.host: `host` is a key of [[bus]]"),
     ("[[bus]]\nname = \"rs485a\"", '[[gateway]]\n[[bus]]\nname = "rs485a"', "1:3: gateway: there is only one: write [gateway] with single brackets"),
@@ -345,6 +345,14 @@ def test_an_endpoint_without_encryption_is_pointed_out_unless_it_is_this_machine
 def test_a_token_in_the_file_is_told_where_secrets_belong_and_not_repeated() -> None:
     (problem,) = checked('[[uplink.endpoint]]\nurl = "wss://a.example/"\ntoken = "hunter2"\n').mistakes
     assert "`token_file = …`" in problem.message
+    assert "hunter2" not in problem.underlined()
+
+
+def test_a_password_inside_a_url_is_not_repeated() -> None:
+    (problem,) = checked('[[uplink.endpoint]]\nurl = "wss://me:hunter2@a.example/"\n').mistakes
+    assert "hunter2" not in problem.underlined()
+    (problem,) = checked('[[uplink.endpoint]]\nurl = "https://me:hunter2@a.example/"\n').mistakes
+    assert "does not fit" in problem.message
     assert "hunter2" not in problem.underlined()
 
 

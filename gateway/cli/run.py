@@ -9,6 +9,10 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gateway.config.schema import Config
 
 DEFAULT_CONFIG = Path("/etc/gateway/config.toml")
 
@@ -24,17 +28,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    from gateway.app import App
-    from gateway.config import load
+    from gateway.config.load import load
 
-    config = load(arguments.config)
+    config = load(arguments.config, os.environ)
     set_up_logging(arguments.log_level or config.gateway.log_level)
-    asyncio.run(_until_told(App(config)))
+    asyncio.run(_until_told(config))
     return 0
 
 
-async def _until_told(app: App) -> None:  # type: ignore[name-defined]  # noqa: F821
+async def _until_told(config: Config) -> None:
     """Runs until SIGTERM or SIGINT, then drains. A second signal ends the process at once."""
+    from gateway.app import App
+
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
 
@@ -46,6 +51,7 @@ async def _until_told(app: App) -> None:  # type: ignore[name-defined]  # noqa: 
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told, number.name)
+    app = await App.open(config)
     await app.run(stop)
 
 

@@ -75,30 +75,33 @@ def screen(status: Json) -> Json:
     trust = clock["trust"] if clock["error_ms"] < 0 else f"{clock['trust']} ±{clock['error_ms']} ms"
     head = Text(f"{status['name']}  gateway {status['version']}  up {age(status['up_s'])}  clock {trust}\n")
 
-    links = table("Uplink", "endpoint", "state", "since", "round trip", "last error")
+    links = table("Uplink", "endpoint", "state", "next attempt", "last error")
     for each in uplink["endpoints"]:
-        rtt = f"{each['rtt_ms']:.0f} ms" if each.get("rtt_ms") else ""
-        links.add_row(each["name"], word(each["state"]), age(each.get("since_s")), rtt, each.get("error") or "")
+        wait = each["next_attempt_s"]
+        links.add_row(each["name"], word(each["state"]), f"in {age(wait)}" if wait else "", each["last_error"] or "")
     if not uplink["endpoints"]:
-        links.add_row("none", Text("waiting for configuration", style="yellow"), "", "", "")
+        links.add_row("none", Text("waiting for configuration", style="yellow"), "", "")
+    if uplink["active"]:
+        rtt = f", round trip {uplink['rtt_ms']} ms" if uplink["rtt_ms"] else ""
+        links.caption = f"sending to {uplink['active']} for {age(uplink['since_s'])}{rtt}"
+    else:
+        links.caption = f"no endpoint takes readings for {age(uplink['since_s'])}"
+    links.caption_justify = "left"
 
     store = table("Buffer", "state", "waiting", "oldest", "on disk", "lost")
     lost = ", ".join(f"{count} {reason}" for reason, count in buffer["lost"].items() if count) or "nothing"
-    state = buffer["mode"] if buffer["mode"] == "healthy" else f"{buffer['mode']}: {buffer['why']}"
     disk = f"{buffer['disk_bytes'] / 1e6:.1f} MB"
-    store.add_row(word(state), f"{buffer['records']} batches", age(buffer["oldest_s"]), disk, lost)
+    store.add_row(word(buffer["mode"]), f"{buffer['records']} batches", age(buffer["oldest_s"]), disk, lost)
+    why = [Text(f"  {buffer['why']}", style="red")] if buffer["why"] else []
 
     buses = table("Buses", "bus", "kind", "state", "since", "restarts", "last error")
     for name, bus in status["buses"].items():
         buses.add_row(
-            name, bus["kind"], word(bus["state"]), age(bus["since_s"]), str(bus["restarts"]), bus["error"] or ""
+            name, bus["kind"], word(bus["state"]), age(bus["since_s"]), str(bus["restarts"]), bus["last_error"]
         )
     devices = table("Devices", "device", "bus", "state", "since", "why")
     for name, device in status["devices"].items():
         devices.add_row(name, device["bus"], word(device["state"]), age(device["since_s"]), device["why"])
-    parts = [head, links, Text(), store, Text()]
-    if status["buses"]:
-        parts += [buses, Text(), devices]
-    else:
-        parts.append(Text("No bus is configured: waiting for configuration.", style="yellow"))
-    return Group(*parts)
+    nothing = Text("No bus is configured: waiting for configuration.", style="yellow")
+    below = (buses, Text(), devices) if status["buses"] else (nothing,)
+    return Group(head, links, Text(), store, *why, Text(), *below)

@@ -40,6 +40,11 @@ class Child:
                 stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output, env=self._environment,
             )  # fmt: skip
 
+    async def wait(self) -> int:
+        """Returns its exit code when it has ended by itself."""
+        assert self._process is not None
+        return await self._process.wait()
+
     async def end(self, how: signal.Signals = signal.SIGTERM, within_s: float = 20.0) -> int:
         """Signals it and waits. Returns its exit code; what does not end in time is killed."""
         assert self._process is not None

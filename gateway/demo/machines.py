@@ -15,7 +15,7 @@ import tty
 from collections.abc import Callable
 from typing import Protocol
 
-from gateway.connectors.modbus.client import crc16
+from gateway.connectors.modbus.client import crc
 
 _ILLEGAL_FUNCTION, _ILLEGAL_ADDRESS = 1, 2
 _REGISTERS = 10
@@ -130,9 +130,9 @@ class ModbusRtu:
         if len(self._pending) < 8:
             return
         frame, self._pending = self._pending[:8], self._pending[8:]
-        if crc16(frame[:6]) == int.from_bytes(frame[6:], "little") and frame[0] == self.unit:
+        if crc(frame[:6]) == frame[6:] and frame[0] == self.unit:
             reply = bytes((self.unit,)) + self.registers.answer(frame[1:6])
-            self.pty.write(reply + crc16(reply).to_bytes(2, "little"))
+            self.pty.write(reply + crc(reply))
 
 
 class Scale:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from gateway.demo.machines import ModbusRtu, ModbusTcp, Registers, Ruuvi, Scale, Zigbee
 from gateway.demo.publisher import publisher
 from gateway.testing import broker
-from gateway.testing.bluez import FakeBluez, private_bus
+from gateway.testing.bluez import FakeBluez, PrivateBus
 
 _TALK_S = 0.2
 """How often machines that speak by themselves speak."""
@@ -190,8 +190,10 @@ async def _fridge(plant: Plant, stack: AsyncExitStack, folder: Path) -> None:
     if shutil.which("dbus-daemon") is None:
         plant.notes.append("BLE: left out, dbus-daemon is not installed (apt-get install dbus)")
         return
-    address = await stack.enter_async_context(private_bus(folder))
-    bluez = FakeBluez(address)
+    bus = PrivateBus(folder)
+    await bus.start()
+    stack.push_async_callback(bus.stop)
+    bluez = FakeBluez(bus.address)
     await bluez.start()
     stack.push_async_callback(bluez.stop)
     machine = Ruuvi()
@@ -205,8 +207,8 @@ async def _fridge(plant: Plant, stack: AsyncExitStack, folder: Path) -> None:
 
     plant.work("fridge", advertise())
     plant.notes.append("BLE: replayed, a RuuviTag's advertisements through a simulated BlueZ on a private D-Bus")
-    plant.environment["DBUS_SYSTEM_BUS_ADDRESS"] = address
-    plant.counters.append(Counter("fridge", "sequence", Ruuvi.readings, lambda: machine.produced))
+    plant.environment["DBUS_SYSTEM_BUS_ADDRESS"] = bus.address
+    plant.counters.append(Counter("fridge", "measurement_sequence", Ruuvi.readings, lambda: machine.produced))
     plant.toml += f"""
 [[bus]]
 name = "hci0"

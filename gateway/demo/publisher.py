@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
 
 
 class Publisher:
@@ -21,7 +22,7 @@ class Publisher:
 @contextmanager
 def publisher(port: int) -> Iterator[Publisher]:
     """Connected while the block runs."""
-    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id="demo-sensor")
+    client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="demo-sensor")
     client.connect("127.0.0.1", port)
     client.loop_start()
     try:

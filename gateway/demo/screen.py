@@ -50,18 +50,16 @@ def _values(world: World, latest: list[tuple[str, str, Json, str, int]]) -> Tabl
 
 def _roads(world: World, status: Json) -> Table:
     table = Table(title="Uplink", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
-    for column in ("road", "is", "gateway", "round trip"):
+    for column in ("road", "is", "for the gateway"):
         table.add_column(column)
     states = {each["name"]: each for each in status["uplink"]["endpoints"]} if status else {}
     for road in ROADS:
         state = states.get(road, {"state": "?"})
-        rtt = f"{state['rtt_ms']:.1f} ms" if state.get("rtt_ms") else ""
-        fate = world.relays[road].state
+        fate = world.relays[road].mode.value
         table.add_row(
             road,
             Text(fate, style="green" if fate == "pass" else "red"),
             Text(state["state"], style=_ROAD_COLOURS.get(state["state"], "yellow")),
-            rtt,
         )
     return table
 
@@ -70,7 +68,6 @@ def _buffer(status: Json) -> Text:
     if not status:
         return Text("Buffer  the gateway does not answer", style="red")
     buffer = status["buffer"]
-    waiting = (
-        f"{buffer['records']} batches wait, the oldest {buffer['oldest_s']:.1f} s, {buffer['disk_bytes']} bytes on disk"
-    )
-    return Text.assemble(("Buffer  ", "bold"), waiting)
+    waiting = f"{buffer['records']} batches wait, the oldest {buffer['oldest_s']:.1f} s"
+    disk = f"{buffer['disk_bytes'] / 1e6:.2f} MB on disk"
+    return Text.assemble(("Buffer  ", "bold"), f"{waiting}, {disk}")

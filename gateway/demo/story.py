@@ -13,7 +13,6 @@ from gateway.demo.child import until
 from gateway.demo.proof import Proof
 from gateway.demo.world import World
 from gateway.errors import GatewayError
-from gateway.model import Json
 
 _CALM_S = 4.0
 _DARK_S = 8.0
@@ -66,7 +65,7 @@ async def outage(world: World, told: Told) -> Proof:
     started = time.monotonic()
     born_ms = time.time_ns() // 1_000_000
     for relay in world.relays.values():
-        relay.heal()
+        await relay.forward()
     await until(lambda: _fresh(world, born_ms), _BACK_S, "a new reading arrives")
     first = time.monotonic() - started
     await until(lambda: _empty(world), _BACK_S, "the backlog is delivered")
@@ -80,14 +79,9 @@ async def outage(world: World, told: Told) -> Proof:
     return proof
 
 
-async def _endpoints(world: World) -> dict[str, Json]:
-    status = await world.status()
-    return {each["name"]: each for each in status["uplink"]["endpoints"]} if status else {}
-
-
 async def _active(world: World, road: str) -> bool:
-    endpoint = (await _endpoints(world)).get(road)
-    return endpoint is not None and endpoint["state"] == "active"
+    status = await world.status()
+    return status is not None and status["uplink"]["active"] == road
 
 
 async def _grows(world: World, before: int) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import sqlite3
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -52,17 +51,14 @@ class World:
     def database(self) -> Path:
         return self.folder / "cloud" / "ingest.db"
 
-    async def start(self) -> None:
+    async def start(self, stack: AsyncExitStack) -> None:
         """Cloud side, roads, configuration, gateway; then the machines that talk by themselves."""
         await self.ingest.start()
         await self._alive(self.ingest, self._ingest_answers, "the cloud side answers")
-        token = await self._output("ingest", "add", "demo", "--data", str(self.folder / "cloud"), "--token-only")
         token_file = self.folder / "token"
-        token_file.touch(mode=0o600)
-        token_file.write_text(token)
+        await self._tell("ingest", "--data", str(self.folder / "cloud"), "add", "demo", "--token-file", str(token_file))
         for road in ROADS:
-            self.relays[road] = relay = Relay("127.0.0.1", self.port)
-            await relay.start()
+            self.relays[road] = await stack.enter_async_context(Relay("127.0.0.1", self.port))
         (self.folder / "gateway.toml").write_text(self._toml(token_file))
         await self.gateway.start()
         await self._alive(self.gateway, self._gateway_listens, "the gateway collects")
@@ -106,14 +102,13 @@ class World:
         status = await self.status()
         return status is not None and all(bus["state"] == "running" for bus in status["buses"].values())
 
-    async def _output(self, *arguments: str) -> str:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "gateway", *arguments, stdout=asyncio.subprocess.PIPE
-        )
-        output, _ = await process.communicate()
-        if process.returncode:
-            raise GatewayError(f"`gateway {' '.join(arguments)}` ended with {process.returncode}")
-        return output.decode().strip()
+    async def _tell(self, *arguments: str) -> None:
+        """Runs one `gateway` command to its end."""
+        log = self.folder / "commands.log"
+        command = Child(arguments, log)
+        await command.start()
+        if await command.wait():
+            raise GatewayError(f"`gateway {' '.join(arguments)}` failed\n{command.last_words()}")
 
     async def status(self) -> Json | None:
         """What `gateway status --json` says; None while it does not answer."""
@@ -171,9 +166,7 @@ async def running(folder: Path) -> AsyncIterator[World]:
             for child in (world.gateway, world.ingest):
                 if child.running:
                     await child.end()
-            for relay in world.relays.values():
-                await relay.stop()
 
         stack.push_async_callback(end)
-        await world.start()
+        await world.start(stack)
         yield world

@@ -55,6 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = actions.add_parser("add", help="lets a gateway (or a viewer) in: prints its token once")
     add.add_argument("name")
     add.add_argument("--viewer", action="store_true", help="may look at the page from another machine")
+    add.add_argument(
+        "--token-file", type=Path, metavar="FILE", help="write the token there (mode 0600), do not show it"
+    )
     actions.add_parser("list", help="who may connect, and who is there")
     revoke = actions.add_parser("revoke", help="takes all tokens of a name back and ends its sessions")
     revoke.add_argument("name")
@@ -165,12 +168,26 @@ def _add(settings: Settings, args: argparse.Namespace) -> int:
         token = Tokens(sink).add(args.name, role, SystemClock().utc_ms())
         sink.close()
         url = f"{'wss' if settings.cert is not None else 'ws'}://{shown(*settings.listen[0])}/"
+    if args.token_file is not None:
+        _write_secret(args.token_file, token)
+        print(f"Token of {role} {args.name} is in {args.token_file}")
+        return EX_OK
     if role is Role.VIEWER:
         print(f"Token of viewer {args.name}, shown once; the browser asks for it as a password:\n\n{token}")
         return EX_OK
     print(f"Token of gateway {args.name}, shown once. On the gateway, in a file of mode 0600:\n\n{token}\n")
     print(f"and in its configuration:\n\n{uplink_block(url)}")
     return EX_OK
+
+
+def _write_secret(path: Path, secret: str) -> None:
+    """Readable by its owner from the first moment. Raises GatewayError."""
+    try:
+        with open(path, "w", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+            os.fchmod(file.fileno(), 0o600)
+            file.write(f"{secret}\n")
+    except OSError as error:
+        raise GatewayError(f"{path}: {error.strerror}") from error
 
 
 def uplink_block(url: str) -> str:

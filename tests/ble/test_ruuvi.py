@@ -12,22 +12,22 @@ from gateway.model import Status
 
 POINTS = (
     "temperature", "humidity", "pressure", "acceleration_x", "acceleration_y", "acceleration_z", "battery_voltage",
-    "tx_power", "movement_counter",
+    "tx_power", "movement_counter", "measurement_sequence",
 )  # fmt: skip
 VECTORS = {
     "valid": (
         "0512FC5394C37C0004FFFC040CAC364200CDCBB8334C884F",
-        (24.3, 53.49, 100044, 0.004, -0.004, 1.036, 2.977, 4, 66),
+        (24.3, 53.49, 100044, 0.004, -0.004, 1.036, 2.977, 4, 66, 205),
     ),
     "maximum": (
         "057FFFFFFEFFFE7FFF7FFF7FFFFFDEFEFFFECBB8334C884F",
-        (163.835, 163.8350, 115534, 32.767, 32.767, 32.767, 3.646, 20, 254),
+        (163.835, 163.8350, 115534, 32.767, 32.767, 32.767, 3.646, 20, 254, 65534),
     ),
     "minimum": (
         "058001000000008001800180010000000000CBB8334C884F",
-        (-163.835, 0, 50000, -32.767, -32.767, -32.767, 1.6, -40, 0),
+        (-163.835, 0, 50000, -32.767, -32.767, -32.767, 1.6, -40, 0, 0),
     ),
-    "invalid": ("058000FFFFFFFF800080008000FFFFFFFFFFFFFFFFFFFFFF", (None,) * 9),
+    "invalid": ("058000FFFFFFFF800080008000FFFFFFFFFFFFFFFFFFFFFF", (None,) * 10),
 }
 
 

@@ -47,6 +47,7 @@ def decode(payload: bytes) -> Decoded:
         _quantity("battery_voltage", "V", voltage, _NO_VOLTAGE, (voltage + 1600) / 1000),
         _quantity("tx_power", "dBm", transmit, _NO_POWER, transmit * 2 - 40),
         _quantity("movement_counter", "", movements, _NO_8, movements),
+        _quantity("measurement_sequence", "", sequence, _NO_16, sequence),
     )
     return Decoded(NAME, payload, quantities, numbered=sequence != _NO_16)
 

@@ -1,0 +1,218 @@
+"""The composition root: the only module that knows every stage.
+
+It builds the objects, hands each of them the two or three callables it needs, runs them in one TaskGroup, and takes
+them down in the order that loses nothing: connectors first, then the buffer, the uplink last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import AsyncIterator, Mapping
+from functools import partial
+
+import msgspec
+
+from gateway import __version__
+from gateway.buffer.buffer import Buffer
+from gateway.clock import Clock, SystemClock
+from gateway.commands.router import Router
+from gateway.commands.store import Store as JournalStore
+from gateway.config.schema import BusConfig, Config
+from gateway.connectors import registry
+from gateway.connectors.base import Connector, Tools
+from gateway.control.server import ControlServer
+from gateway.health.devices import Devices
+from gateway.health.health import Health
+from gateway.health.systemd import Notifier
+from gateway.intake import Intake
+from gateway.model import Json
+from gateway.normalise.normaliser import Normaliser
+from gateway.normalise.timebase import Timebase
+from gateway.points import Device, Point
+from gateway.supervisor.supervisor import Supervisor
+from gateway.uplink.uplink import About, Uplink
+
+log = logging.getLogger(__name__)
+
+CONTROL_SOCKET = "control.sock"
+_CLOCK_LOOK_S = 5.0
+"""How often UTC is looked at: a clock that was just set is noticed within this."""
+_LAST_WORDS_S = 3.0
+"""How long the uplink may still deliver after SIGTERM; what remains is on disk."""
+_LAST_LOOK_S = 0.02
+
+
+class App:
+    """One gateway: `await App.open(config)`, then `run`, which returns when it has drained."""
+
+    def __init__(self, config: Config, clock: Clock, buffer: Buffer) -> None:
+        self._config = config
+        self._clock = clock
+        self._buffer = buffer
+        self._started = clock.monotonic()
+        self._name = config.gateway.name or socket.gethostname()
+        self._notifier = Notifier()
+        self._timebase = Timebase()
+        self._devices = Devices(clock, {device.name: entry.name for entry in config.buses for device in entry.devices})
+        points = {device.name: {point.name: point for point in declared(device)} for device in config.devices}
+        normaliser = Normaliser({name: tuple(each.values()) for name, each in points.items()}, start_ns=clock.boot_ns())
+        self._intake = Intake(normaliser, buffer, clock)
+        self._supervisor = Supervisor(clock)
+        for entry in config.buses:
+            self._add(entry)
+        journal = JournalStore(config.gateway.state_dir / "commands.db")
+        self._router = Router(journal, points, self._supervisor.execute, clock)
+        about = About(
+            f"gateway {__version__}",
+            {device.name: device.tags for device in config.devices},
+            {name: [p.name for p in each.values() if p.write is not None] for name, each in points.items()},
+            self._vitals,
+        )
+        self._uplink = Uplink(config.uplink, buffer, self._router, clock, about)
+        self._health = Health(clock, self._notifier, buffer.probe, self._supervisor.overdue, self._sentence)
+
+    @classmethod
+    async def open(cls, config: Config, clock: Clock | None = None) -> App:
+        """Opens the buffer (whatever state it is in) and builds everything; no bus is touched yet.
+
+        Raises:
+            ConfigError: a connector's driver library cannot be imported.
+        """
+        clock = clock or SystemClock()
+        for folder in (config.gateway.state_dir, config.gateway.runtime_dir):
+            folder.mkdir(parents=True, exist_ok=True)
+        settings = msgspec.structs.replace(config.buffer, path=config.gateway.state_dir)
+        buffer = await Buffer.open(settings, clock, config.gateway.runtime_dir)
+        return cls(config, clock, buffer)
+
+    def _add(self, entry: BusConfig) -> None:
+        connect = registry.load(entry.kind)
+        beat, report = partial(self._supervisor.beat, entry.name), partial(self._devices.report, entry.name)
+        tools = Tools(self._clock, self._buffer.ledger, beat, report)
+
+        def build() -> Connector:
+            return connect(entry.bus, entry.devices, tools)
+
+        self._supervisor.add(entry.name, build, [device.name for device in entry.devices])
+
+    # ── life ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until `stop` is set: then the connectors end, what was accepted is committed, the uplink delivers what it
+        can in a few seconds, and everything is closed. An unexpected exception of a core stage ends the process."""
+        await self._router.open()
+        control = ControlServer(
+            self._config.gateway.runtime_dir / CONTROL_SOCKET, {"status": self._answer_status}, {"tail": self._tail}
+        )
+        async with control.serving(), asyncio.TaskGroup() as tasks:
+            self._look_at_the_clock()
+            core = [
+                tasks.create_task(self._buffer.run(), name="buffer"),
+                tasks.create_task(self._router.run(), name="commands"),
+                tasks.create_task(self._uplink.run(), name="uplink"),
+                tasks.create_task(self._health.run(), name="health"),
+                tasks.create_task(self._keep_the_clock(), name="clock"),
+            ]
+            front = [
+                tasks.create_task(self._intake.run(), name="intake"),
+                tasks.create_task(self._supervisor.run(self._intake.emit), name="supervisor"),
+            ]
+            self._notifier.ready()
+            log.info("%s: %s", self._name, self._sentence())
+            await stop.wait()
+            self._notifier.stopping()
+            await _end(front)
+            await self._buffer.drain()
+            await self._last_words()
+            await _end(core)
+        await self._buffer.release()
+        await self._router.close()
+
+    async def _last_words(self) -> None:
+        """Gives the uplink a moment, if it has a session: what remains is on disk."""
+        try:
+            async with asyncio.timeout(_LAST_WORDS_S):
+                while self._uplink.online and self._buffer.waiting()[0]:  # noqa: ASYNC110  # once, at the end
+                    await asyncio.sleep(_LAST_LOOK_S)
+        except TimeoutError:
+            log.info("%d batches are left for the next start", self._buffer.waiting()[0])
+
+    async def _keep_the_clock(self) -> None:
+        while True:
+            await asyncio.sleep(_CLOCK_LOOK_S)
+            self._look_at_the_clock()
+
+    def _look_at_the_clock(self) -> None:
+        state = self._clock.state()
+        due = self._timebase.observe(state)
+        if due is not None:
+            log.info("the clock is %s: UTC is known to %d ms", state.trust, state.error_ms)
+        self._buffer.clock(state, record=due is not None)
+
+    # ── for those who look ───────────────────────────────────────────────────────────────────────────────────────
+
+    async def _answer_status(self, _: Mapping[str, Json]) -> Json:
+        return self.status()
+
+    def status(self) -> dict[str, Json]:
+        """Everything that `gateway status --json` shows."""
+        kinds = {entry.name: entry.kind.name for entry in self._config.buses}
+        return {
+            "name": self._name,
+            "version": __version__,
+            "up_s": round(self._clock.monotonic() - self._started, 1),
+            "clock": msgspec.to_builtins(self._clock.state()),
+            "uplink": self._uplink.status(),
+            "buffer": self._buffer.stats(),
+            "buses": {name: {"kind": kinds[name], **unit} for name, unit in self._supervisor.status().items()},
+            "devices": self._devices.status(),
+            "intake": self._intake.status(),
+            "commands": self._router.status(),
+        }
+
+    def _vitals(self) -> dict[str, Json]:
+        """What the cloud side is told once a minute."""
+        buffer = self._buffer.stats()
+        return {
+            "buffer": {key: buffer[key] for key in ("mode", "records", "oldest_s", "disk_bytes", "lost")},
+            "devices": len(self._devices),
+            "failing": self._devices.failing(),
+            "up_s": round(self._clock.monotonic() - self._started),
+        }
+
+    def _sentence(self) -> str:
+        """For systemd's status line."""
+        config, failing = self._config, self._devices.failing()
+        if not config.buses or not config.uplink.endpoint:
+            missing = [
+                word for word, there in (("a bus", config.buses), ("an endpoint", config.uplink.endpoint)) if not there
+            ]
+            return f"Waiting for configuration: {' and '.join(missing)}"
+        active = self._uplink.status()["active"]
+        records, age_s = self._buffer.waiting()
+        where = f"sending to {active}" if active else f"no endpoint reachable, {records} batches wait ({age_s:.0f} s)"
+        devices = f"{len(self._devices)} devices" + (f", {failing} failing" if failing else "")
+        return f"{devices}; {where}"
+
+    async def _tail(self, question: Mapping[str, Json]) -> AsyncIterator[Json]:
+        wanted = question.get("device")
+        with self._intake.viewer() as viewer:
+            async for readings in viewer:
+                for reading in readings:
+                    if not wanted or reading.device == wanted:
+                        yield msgspec.to_builtins(reading)
+
+
+def declared(device: Device) -> tuple[Point, ...]:
+    """The points that the configuration names; none where the device itself decides (`points = "auto"`)."""
+    points = getattr(device, "points", ())
+    return tuple(point for point in points if isinstance(point, Point)) if isinstance(points, tuple) else ()
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    """Cancels and waits; what else they raise is the group's."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from gateway.connectors.ble import bthome, decoders, ruuvi
+from gateway.connectors.ble import bthome, decoders, link, ruuvi
 from gateway.errors import CommandError
 from gateway.model import DeviceState, Outcome, Status, Write
 
@@ -451,18 +451,36 @@ def test_a_connect_that_hangs_is_bounded_and_does_not_stop_the_neighbours(start:
     asyncio.run(main())
 
 
+def test_a_bluetoothd_that_answers_nothing_at_all_is_bounded_too(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """bleak waits without a limit for the answer to its own Disconnect."""
+    monkeypatch.setattr(link, "_GRACE_S", 0.3)
+
+    async def main() -> None:
+        probe = device("probe", PROBE, connect={"mode": "notify"}, points=POINTS)
+        async with start([probe], bus(connect_timeout="300ms")) as rig:
+            rig.bluez.hang("Connect")
+            rig.bluez.hang("Disconnect")
+            await show_probe(rig)
+            await rig.until(lambda: rig.bluez.count("Connect") >= 2)
+
+    asyncio.run(main())
+
+
 def test_no_more_connections_than_the_adapter_bears(start: Start) -> None:
     async def main() -> None:
         addresses = [f"F0:F1:F2:F3:F4:{number:02X}" for number in range(4)]
-        poll = {"mode": "poll", "interval": "2m"}
-        devices = [device(f"d{n}", address, connect=poll, points=POINTS) for n, address in enumerate(addresses)]
+        devices = [
+            device(f"d{number}", address, connect={"mode": "notify"}, points=POINTS)
+            for number, address in enumerate(addresses)
+        ]
         async with start(devices, bus(max_connections=2)) as rig:
             await rig.until(lambda: rig.bluez.scanning)
             for address in addresses:
                 rig.bluez.give_gatt(address, GATT)
                 await rig.bluez.advertise(address)
-
-            await rig.until(lambda: len({sample.device for sample in rig.samples}) == 4)
+            await rig.until(lambda: len({sample.device for sample in rig.samples}) == 2)
+            await rig.bluez.drop(next(address for address in addresses if rig.bluez.notifying(address, TEMPERATURE)))
+            await rig.until(lambda: len({sample.device for sample in rig.samples}) == 3)
             assert rig.bluez.most_connected == 2
 
     asyncio.run(main())

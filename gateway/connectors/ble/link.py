@@ -77,7 +77,6 @@ class BleakRadio:
         self._peripherals: set[BleakPeripheral] = set()
         self._changed = asyncio.Event()
         self._void = ""
-        self._ended = False
 
     async def open(self) -> None:
         try:
@@ -105,7 +104,6 @@ class BleakRadio:
             await bus.wait_for_disconnect()  # type: ignore[no-untyped-call]
         except _FOREIGN as error:
             log.debug("system D-Bus: %r", error)
-        self._ended = True
         self._became_void("the system D-Bus ended")
 
     async def close(self) -> None:
@@ -222,7 +220,7 @@ class BleakRadio:
     async def _adapter_problem(self) -> str:
         """What a person must do before the adapter can be used; empty: it can. Raises LinkError without D-Bus."""
         bus = self._bus
-        if bus is None or self._ended:
+        if bus is None or not bus.connected:
             raise LinkError("the connection to the system D-Bus is gone")
         try:
             async with asyncio.timeout(_CALL_S):

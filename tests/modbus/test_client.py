@@ -140,6 +140,31 @@ def test_an_answer_after_a_window_in_silence_is_believed_only_for_the_same_quest
     assert core.received(answer(holding(300), b"", Framing.RTU), later + 0.1) == Reply(right_data(holding(300)))
 
 
+def test_a_question_asked_twice_is_not_answered_by_the_reply_to_a_third() -> None:
+    core = client()
+    for request in (holding(100), holding(0)):
+        now = core.free_at(1, GAP)
+        core.start(request, now)
+        core.tick(now + TIMEOUT)
+    now = core.free_at(1, GAP)
+    core.start(holding(0), now)
+    reply = core.received(answer(holding(100), b"", Framing.RTU), now + 0.1)
+    assert reply is not None
+    assert reply.doubtful
+
+
+def test_the_acknowledgement_of_an_earlier_write_is_not_taken_for_that_of_this_one() -> None:
+    core = client()
+    first, second = (Request(1, Function.WRITE_MULTIPLE_REGISTERS, 7, 1, bytes([0, n])) for n in (1, 2))
+    core.start(first, 1.0)
+    core.tick(1.3)
+    now = core.free_at(1, GAP)
+    core.start(second, now)
+    reply = core.received(answer(first, b"", Framing.RTU), now + 0.1)
+    assert reply is not None
+    assert reply.doubtful
+
+
 def test_an_exception_is_an_answer() -> None:
     core = client()
     core.start(holding(0), 1.0)
@@ -241,7 +266,7 @@ class Wire:
         self.free = 0.0
 
     def ask(self, request: Request, delay: float, lost: bool, noise: bytes, twice: bool) -> Reply:
-        self._pass_until(self.core.free_at(request.unit, GAP))
+        self._pass_quiet(request.unit)
         frame = self.core.start(request, self.now)
         if self.echo:
             self._deliver(self.now, frame)
@@ -275,11 +300,10 @@ class Wire:
         self.now = max(self.now, at)
         return self.core.received(data, self.now)
 
-    def _pass_until(self, moment: float) -> None:
-        while self.coming and self.coming[0][0] <= max(moment, self.now):
+    def _pass_quiet(self, unit: int) -> None:
+        while self.coming and self.coming[0][0] <= max(self.core.free_at(unit, GAP), self.now):
             assert self._next() is None, "a reply that nobody waits for"
-            moment = max(moment, self.core.free_at(1, GAP))
-        self.now = max(self.now, moment)
+        self.now = max(self.now, self.core.free_at(unit, GAP))
 
 
 delays = st.one_of(st.just(0.01), st.floats(0.0, TIMEOUT + 0.9 * WINDOW))

@@ -8,11 +8,10 @@ A wrong value is worse than none. What makes sure that no register is ever read 
 - On RTU nothing in a frame says which of two alike questions it answers. So after a timeout the unit is in
   *quarantine*: it is asked nothing until its late reply came or `late_window` passed. Other units go on; a frame names
   its unit.
-- A window that passed in silence leaves a *doubt*: the reply may still be under way. Then an answer to the very same
-  question is taken (late or not, it is about the right registers), an answer to another question is not
-  (`Reply.doubtful`; ask again), and after either the unit is listened to for a window more. Replies that turn up in
-  that time widen the window of that unit. A reply is taken for another's only if a unit that answered late many times
-  over grows later still.
+- A window that passed in silence leaves a *doubt*: the reply may still be under way. Then an answer that could as well
+  be the one to an earlier, different question is not taken (`Reply.doubtful`; ask again). One that could only be about
+  the registers in question is, late or not. After either the unit is listened to for a window more, and replies that
+  turn up in that time widen the window of that unit.
 - An RS-485 adapter may return what is sent, and the answer to a single write looks exactly like the request. Whether
   there is an echo shows at the first read; no write may be started before (`echo` is None).
 
@@ -28,7 +27,7 @@ from typing import NamedTuple
 from gateway.model import Status
 
 _FRAME_BYTES_MAX = 260  # MBAP header 7 + PDU 253; an RTU frame has 256
-_OWED_MAX = 4  # distinct questions of one unit whose replies are still recognised
+_OWED_MAX = 16  # distinct questions of one unit whose replies are still recognised
 _WINDOW_GROWTH_MAX = 16
 
 
@@ -261,11 +260,14 @@ class Client:
         state = self._units.get(sent.request.unit)
         if state is None or not state.doubt:
             return reply
-        # a good answer to a write repeats what was written; it cannot be about something else
-        same = (sent.request.writes and not reply.code) or any(each.request == sent.request for each in state.owed)
+        ambiguous = any(
+            each.request != sent.request
+            and (each.refusal == sent.refusal if reply.code else each.answer == sent.answer)
+            for each in state.owed
+        )
         state.owed = (*state.owed, sent)[-_OWED_MAX:]
         state.doubt, state.listening, state.until = False, True, now + self._window(state)
-        return reply if same else Reply(None, fault=Status.COMM_TIMEOUT, doubtful=True)
+        return Reply(None, fault=Status.COMM_TIMEOUT, doubtful=True) if ambiguous else reply
 
     def _strip_echo(self, sent: _Sent) -> None:
         at = self._buffer.find(self._awaited_echo)

@@ -16,17 +16,19 @@ import os
 import secrets
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
 from gateway.clock import SystemClock
-from gateway.errors import ConfigError, GatewayError, LinkError
+from gateway.errors import ConfigError, GatewayError, LinkError, StoreError
 from gateway.ingest import commands, control, terminal
 from gateway.ingest.commands import Issued
 from gateway.ingest.config import DEFAULT_PORT, Settings, address, shown
 from gateway.ingest.control import Answer
-from gateway.ingest.server import running
+from gateway.ingest.server import running, take
 from gateway.ingest.sinks.sqlite import FILE, SqliteSink
 from gateway.ingest.tokens import Role, Tokens
 from gateway.model import Outcome, Value
@@ -146,8 +148,22 @@ async def _serve(settings: Settings, plain: bool) -> int:
     return EX_OK
 
 
-def _running(settings: Settings) -> bool:
-    return settings.control.exists()
+@contextmanager
+def _store(settings: Settings) -> Iterator[SqliteSink | None]:
+    """The store, ours alone for the moment; None: a server runs on it, and is to be asked. Raises StoreError."""
+    try:
+        lock = take(settings)
+    except StoreError:
+        yield None
+        return
+    try:
+        sink = SqliteSink(settings.data)
+        try:
+            yield sink
+        finally:
+            sink.close()
+    finally:
+        os.close(lock)
 
 
 def _ask(settings: Settings, request: control.Request, within_s: float = 10.0) -> Answer:
@@ -160,14 +176,13 @@ def _ask(settings: Settings, request: control.Request, within_s: float = 10.0) -
 
 def _add(settings: Settings, args: argparse.Namespace) -> int:
     role = Role.VIEWER if args.viewer else Role.GATEWAY
-    if _running(settings):
-        answer = _ask(settings, control.Add(args.name, role))
-        token, url = answer.token, answer.url
-    else:
-        sink = SqliteSink(settings.data)
-        token = Tokens(sink).add(args.name, role, SystemClock().utc_ms())
-        sink.close()
-        url = f"{'wss' if settings.cert is not None else 'ws'}://{shown(*settings.listen[0])}/"
+    with _store(settings) as sink:
+        if sink is None:
+            answer = _ask(settings, control.Add(args.name, role))
+            token, url = answer.token, answer.url
+        else:
+            token = Tokens(sink).add(args.name, role, SystemClock().utc_ms())
+            url = f"{'wss' if settings.cert is not None else 'ws'}://{shown(*settings.listen[0])}/"
     if args.token_file is not None:
         _write_secret(args.token_file, token)
         print(f"Token of {role} {args.name} is in {args.token_file}")
@@ -197,13 +212,12 @@ def uplink_block(url: str) -> str:
 
 def _list(settings: Settings) -> int:
     online: tuple[str, ...] = ()
-    if _running(settings):
-        answer = _ask(settings, control.List())
-        listed, online = answer.listed, answer.online
-    else:
-        sink = SqliteSink(settings.data)
-        listed = tuple(Tokens(sink).list())
-        sink.close()
+    with _store(settings) as sink:
+        if sink is None:
+            answer = _ask(settings, control.List())
+            listed, online = answer.listed, answer.online
+        else:
+            listed = tuple(Tokens(sink).list())
     for each in listed:
         state = "revoked" if each.revoked else "online" if each.name in online else "offline"
         seen = terminal.utc(each.hello_ms) if each.hello_ms else "never seen"
@@ -212,12 +226,8 @@ def _list(settings: Settings) -> int:
 
 
 def _revoke(settings: Settings, name: str) -> int:
-    if _running(settings):
-        gone = _ask(settings, control.Revoke(name)).revoked
-    else:
-        sink = SqliteSink(settings.data)
-        gone = Tokens(sink).revoke(name)
-        sink.close()
+    with _store(settings) as sink:
+        gone = _ask(settings, control.Revoke(name)).revoked if sink is None else Tokens(sink).revoke(name)
     print(f"{name} is revoked" if gone else f"{name} is not known", file=sys.stdout if gone else sys.stderr)
     return EX_OK if gone else EX_FAILED
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -84,12 +86,14 @@ class Control:
         self._server = server
         self._path = server.settings.control
         self._listener: asyncio.Server | None = None
+        self._answering: set[asyncio.Task[object]] = set()
 
     async def __aenter__(self) -> Control:
         self._path.unlink(missing_ok=True)  # of a server that was killed: the lock of the folder is ours
         before = os.umask(0o177)
         try:
-            self._listener = await asyncio.start_unix_server(self._serve, self._path, limit=MAX_LINE)
+            with _short(self._path) as path:
+                self._listener = await asyncio.start_unix_server(self._serve, path, limit=MAX_LINE)
         finally:
             os.umask(before)
         return self
@@ -100,8 +104,15 @@ class Control:
         assert self._listener is not None
         self._listener.close()
         self._path.unlink(missing_ok=True)
+        for task in self._answering:
+            task.cancel()
+        if self._answering:
+            await asyncio.wait(self._answering)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._answering.add(task)
         try:
             async with asyncio.timeout(REQUEST_WITHIN_S):
                 line = await reader.readline()
@@ -115,6 +126,7 @@ class Control:
         except (OSError, ValueError, TimeoutError) as error:
             log.debug("control socket: %s", error)
         finally:
+            self._answering.discard(task)
             writer.close()
 
     async def _answer(self, request: Request) -> Answer:
@@ -149,7 +161,8 @@ async def ask(path: Path, request: Request, within_s: float) -> Answer:
     """From another process. Raises LinkError when no server answers there."""
     try:
         async with asyncio.timeout(within_s):
-            reader, writer = await asyncio.open_unix_connection(path, limit=16 * 1024 * 1024)
+            with _short(path) as name:
+                reader, writer = await asyncio.open_unix_connection(name, limit=16 * 1024 * 1024)
             try:
                 writer.write(msgspec.json.encode(request) + b"\n")
                 await writer.drain()
@@ -161,6 +174,11 @@ async def ask(path: Path, request: Request, within_s: float) -> Answer:
         raise LinkError(f"no server answers at {path}: {error or type(error).__name__}") from error
 
 
-def asked(path: Path, request: Request, within_s: float = 10.0) -> Any:
-    """`ask`, for code without an event loop."""
-    return asyncio.run(ask(path, request, within_s))
+@contextmanager
+def _short(path: Path) -> Iterator[str]:
+    """The same place by way of its open folder: the name of a socket ends at 107 bytes, folders may be deeper."""
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)

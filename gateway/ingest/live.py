@@ -105,17 +105,17 @@ class LiveState:
         match entry.body:
             case Body() if offset_ms is not None:
                 self._batch(view, entry.body, offset_ms, now_ms)
-            case GapBody():
-                self.gap(entry.gateway, entry.body.reason, entry.body.readings)
+            case GapBody() if entry.body.reason is not GapReason.STORED_ELSEWHERE:
+                self.gaps(entry.gateway, 1, entry.body.readings or 0, entry.body.readings is None)
             case ClockState():
                 view.trust = entry.body.trust.value
 
-    def gap(self, name: str, reason: GapReason, readings: int | None) -> None:
+    def gaps(self, name: str, count: int, lost: int, unknown: bool) -> None:
+        """So many more gaps with so many readings; `unknown`: and nobody knows how many besides."""
         view = self.gateway(name)
-        if reason is not GapReason.STORED_ELSEWHERE:
-            view.gaps += 1
-            view.lost += readings or 0
-            view.lost_unknown |= readings is None
+        view.gaps += count
+        view.lost += lost
+        view.lost_unknown |= unknown
 
     def seed(self, series: Iterable[SeriesView]) -> None:
         """What the store knows when the server starts."""

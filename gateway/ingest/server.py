@@ -85,8 +85,8 @@ class IngestServer:
     async def start(self) -> None:
         """Raises ConfigError, StoreError."""
         self.live.seed(await self.committer.call(self.sink.latest))
-        for name, reason, readings in await self.committer.call(self.sink.gaps):
-            self.live.gap(name, reason, readings)
+        for gap in await self.committer.call(self.sink.gaps):
+            self.live.gaps(*gap)
         await self._refresh_commands()
         _wire_log.setLevel(logging.ERROR)
         tls = self.settings.tls()
@@ -181,6 +181,8 @@ class IngestServer:
 
     async def greeted(self, connection: Uplink, hello: Hello) -> tuple[dict[str, Mark], tuple[str, ...]]:
         self.fleet.hello(connection, hello.process)
+        if connection.closing:
+            return {}, ()
         found = await self.committer.call(self.sink.hello, connection.gateway, hello, self.utc_ms())
         self.live.hello(connection.gateway, hello)
         log.info("%s at %s: %s", connection.gateway, connection.endpoint, "standby" if hello.standby else "active")
@@ -310,7 +312,7 @@ async def running(settings: Settings, clock: Time) -> AsyncIterator[IngestServer
         ConfigError: a certificate that cannot be used, an address that cannot be listened on.
     """
     async with AsyncExitStack() as stack:
-        stack.callback(os.close, _lock(settings))
+        stack.callback(os.close, take(settings))
         server = IngestServer(settings, clock)
         stack.callback(server.sink.close)
         try:
@@ -328,8 +330,11 @@ async def running(settings: Settings, clock: Time) -> AsyncIterator[IngestServer
             raise
 
 
-def _lock(settings: Settings) -> int:
-    """The one server of this folder holds it; the system lets go of it however that ends."""
+def take(settings: Settings) -> int:
+    """The folder, for one process alone: a descriptor to close. The system lets go of it however that ends.
+
+    Raises StoreError.
+    """
     try:
         settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = os.open(settings.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -22,7 +22,7 @@ from gateway.ingest.sinks.rows import rows, value_of
 from gateway.ingest.sinks.sqlite import FILE, SqliteSink, StoredResult
 from gateway.model import ClockState, GapReason, Lane, Outcome, Status, Trust
 from gateway.protocol import batch
-from gateway.protocol.messages import CommandMessage, Hello, ResultMessage, StreamOffer
+from gateway.protocol.messages import CommandMessage, GapBody, Hello, ResultMessage, StreamOffer
 from gateway.protocol.server import Mark
 from ingest.cloud import BOOT, PROCESS, SYNCED, UNSYNCED, body, entry, gap, stream_id
 
@@ -134,7 +134,8 @@ def test_a_gap_moves_the_mark_and_only_the_unknown_part_of_it_is_a_gap(sink: Sql
     sink.commit([entry(S, 3, gap(9), last=8)], [], 0)
     assert sink.query("SELECT seq, last, readings FROM gap") == [(2, 4, 5), (5, 8, None)]
     assert sink.marks("g1", [S])[S].number == 8
-    assert sink.gaps() == [("g1", GapReason.EVICTED, 5), ("g1", GapReason.EVICTED, None)]
+    sink.commit([entry(S, 9, GapBody(GapReason.STORED_ELSEWHERE, 50))], [], 0)
+    assert sink.gaps() == [("g1", 2, 5, True)]
 
 
 def test_an_end_closes_a_stream(sink: SqliteSink) -> None:

@@ -246,10 +246,16 @@ class SqliteSink:
             for gateway, device, point, unit, value, form, status, ts_ms in found
         ]
 
-    def gaps(self) -> list[tuple[str, GapReason, int | None]]:
-        """Gateway, reason and readings of every gap. Raises StoreError."""
-        found = self.query("SELECT s.gateway, g.reason, g.readings FROM gap g JOIN stream s ON s.id = g.stream")
-        return [(gateway, GapReason(reason), readings) for gateway, reason, readings in found]
+    def gaps(self) -> list[tuple[str, int, int, bool]]:
+        """Gateways that lost something: how many gaps, readings lost, were there more? Raises StoreError."""
+        return [
+            (gateway, count, int(lost), bool(unknown))
+            for gateway, count, lost, unknown in self.query(
+                "SELECT s.gateway, count(*), total(g.readings), count(*) > count(g.readings) FROM gap g"
+                " JOIN stream s ON s.id = g.stream WHERE g.reason != ? GROUP BY s.gateway",
+                (GapReason.STORED_ELSEWHERE.value,),
+            )
+        ]
 
     # ── records ──────────────────────────────────────────────────────────────────────────────────────────────────
 

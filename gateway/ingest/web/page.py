@@ -104,17 +104,16 @@ class Viewers:
             "sink": self._server.sink_id,
             "storing": not self._server.committer.failures,
             "gateways": live.gateways_at(now_ms),
-            "commands": self._server.commands,
+            # values of commands are shown, not computed with: as text they keep all their digits
+            "commands": [
+                {**msgspec.to_builtins(each), "value": _text(each.value), "result": _text(each.result)}
+                for each in self._server.commands
+            ],
         }
         if since < 0:
             message["series"] = [{"view": view, "trail": trail} for view, trail in live.series()]
         else:
             message["changed"] = live.changed(since)
-        # values of commands are shown, not computed with: as text they keep all their digits
-        message["commands"] = [
-            {**msgspec.to_builtins(each), "value": _text(each.value), "result": _text(each.result)}
-            for each in self._server.commands
-        ]
         return live.version, message
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from gateway.connectors.ble import bthome, ruuvi
 from gateway.connectors.ble.advertisement import Advertisement
 from gateway.connectors.ble.sensor import Sensor
@@ -61,3 +64,37 @@ def test_a_sensor_that_was_never_heard_is_offline_after_its_time() -> None:
     assert (sample.points, sample.status) == (("temperature",), (Status.STALE,))
     assert sensor.expire(9999.0, 3) is None
     assert said == [("a", DeviceState.OFFLINE, "nothing heard for 10m")]
+
+
+def test_of_a_device_that_is_connected_to_only_the_session_speaks() -> None:
+    said: list[DeviceState] = []
+    points = [{"name": "temperature"}, {"name": "battery", "characteristic": "2a19"}]
+    both = device("a", ADDRESS, connect={"mode": "notify"}, points=points)
+    sample = Sensor(both, lambda _, state, __: said.append(state), 0.0).take(heard("4002C409"), 1.0, 1)
+    assert sample is not None
+    assert sample.points == ("temperature",)
+    assert said == []
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.dictionaries(st.sampled_from([bthome.UUID, "x"]), st.binary(max_size=30)),
+            st.dictionaries(st.sampled_from([ruuvi.COMPANY, 0x4C]), st.binary(max_size=26)),
+        ),
+        max_size=10,
+    )
+)
+def test_whatever_is_on_the_air_no_sample_has_a_value_without_good_status(
+    air: list[tuple[dict[str, bytes], dict[int, bytes]]],
+) -> None:
+    sensor = Sensor(device("a", ADDRESS, min_interval="0s"), lambda *_: None, 0.0)
+    for at, (service_data, manufacturer_data) in enumerate(air):
+        sample = sensor.take(Advertisement(ADDRESS, "", -60, service_data, manufacturer_data), float(at), at)
+        if sample is not None:
+            status = sample.status or (Status.GOOD,) * len(sample.points)
+            assert len(sample.points) == len(sample.values) == len(status) == len(sample.units or sample.points) > 0
+            assert all(
+                (value is None) == (each is not Status.GOOD) for value, each in zip(sample.values, status, strict=True)
+            )

@@ -23,7 +23,8 @@ class Sensor:
 
     def __init__(self, device: BleDevice, report: Callable[[str, DeviceState, str], None], now: float) -> None:
         self._device = device
-        self._report = report
+        # of a device that is connected to, the session tells how it is; two voices would contradict each other
+        self._report = report if device.connect is None else _nobody
         self._wanted = tuple(point.name for point in device.points if not point.characteristic)
         self.listens = bool(self._wanted) or not device.points
         """False: only its characteristics are of interest."""
@@ -117,3 +118,6 @@ class Sensor:
             "rejected": self._rejected,
             "encrypted": self._encrypted,
         }
+
+
+def _nobody(_device: str, _state: DeviceState, _why: str) -> None: ...

@@ -75,12 +75,13 @@ class Relay:
             self._server = None
         self.cut()
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.get_running_loop().create_task(self._join(reader, writer), name="relayed connection")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         self.accepted += 1
+
+    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
         try:
             if self.mode is Mode.BLACK_HOLE:

@@ -296,11 +296,12 @@ class Failover:
             actions.append(self._retire(best, "no standby is wanted"))
         if any(c.state is State.CONNECTING for c in self._connections.values()):
             return
+        taken = {c.endpoint for c in self._connections.values()}
         for index in self._available(now):
             if best is not None and index >= best.endpoint:
                 return
             room = len(self._connections) < MAX_CONNECTIONS
-            if index != active.endpoint and room and self._wanted(index, active):
+            if index not in taken and room and self._wanted(index, active):
                 actions.append(self._connect(index, True, now))
                 return
 

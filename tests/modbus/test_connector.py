@@ -111,6 +111,33 @@ def test_a_cancelled_command_leaves_no_reply_for_the_next_one(tmp_path: Path) ->
         asyncio.run(scenario(slave))
 
 
+def test_commands_cancelled_at_any_moment_spoil_no_value(tmp_path: Path) -> None:
+    async def scenario(slave: Slave) -> None:
+        dice = random.Random(3)
+        points = [at(100 + 50 * i, write={"verify": True}) for i in range(4)]
+        bench = Bench(rtu(slave.path, timeout=1), [device("meter", 1, *points, interval=0.05, max_gap=0)])
+        async with bench.running():
+            await bench.until(lambda: len(bench.samples) >= 4)
+            slave.delays = [0.002 * dice.random() for _ in range(2000)]
+            for number in range(150):
+                point = f"h{100 + 50 * dice.randrange(3)}"
+                try:
+                    async with asyncio.timeout(0.02 * dice.random()):
+                        await bench.connector.execute(Write("meter", point, number % 50))
+                except TimeoutError:
+                    pass
+            await bench.until(lambda: bench.connector.status()["commands_waiting"] == 0)
+            assert await bench.connector.execute(Write("meter", "h100", 49)) == 49
+        written = set(range(50))
+        for address in (100, 150, 200):
+            assert set(bench.values("meter", f"h{address}")) <= {address} | written
+        assert set(bench.values("meter", "h250")) == {250}
+        assert bench.connector.status()["devices"]["meter"]["failed"] == 0
+
+    with Slave(tmp_path) as slave:
+        asyncio.run(scenario(slave))
+
+
 def test_one_dead_unit_of_five_costs_the_others_no_more_than_a_twentieth_of_their_polls(tmp_path: Path) -> None:
     async def scenario(slave: Slave) -> None:
         devices = [device(f"unit-{unit}", unit, at(unit), interval=0.25) for unit in range(1, 6)]

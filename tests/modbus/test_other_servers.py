@@ -148,3 +148,58 @@ def test_a_server_that_accepts_and_never_answers_is_recycled_and_said_to_be_offl
         silent.close()
 
     asyncio.run(scenario())
+
+
+def test_a_device_that_ignores_what_comes_at_once_gets_its_pause_after_connecting(libmodbus: str) -> None:
+    async def scenario(port: int) -> None:
+        ignored: list[bytes] = []
+
+        async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            there_reader, there_writer = await asyncio.open_connection("127.0.0.1", port)
+            try:
+                async with asyncio.timeout(0.3):  # still starting, as some dongles are for a second
+                    ignored.append(await reader.read(300))
+            except TimeoutError:
+                pass
+            while request := await reader.read(300):
+                there_writer.write(request)
+                writer.write(await there_reader.read(300))
+            for each in (writer, there_writer):
+                each.close()
+
+        front = await asyncio.start_server(forward, "127.0.0.1", 0)
+        bus = {"kind": "modbus-tcp", "host": "127.0.0.1", "tcp_port": front.sockets[0].getsockname()[1], "timeout": 2}
+        bench = Bench(bus | {"connect_delay": "600ms"}, [device("meter", 1, {"name": "h", "address": 5})])
+        async with bench.running():
+            await bench.until(lambda: bool(bench.samples))
+        assert bench.samples[0].values == (5,)
+        assert ignored == []
+        front.close()
+
+    with running([libmodbus, "tcp"]) as port:
+        asyncio.run(scenario(int(port)))
+
+
+def test_a_stranger_on_the_connection_and_answers_out_of_order_are_passed_over() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        held = b""
+        while request := await reader.read(300):
+            address = int.from_bytes(request[8:10], "big")
+            answer = request[:4] + b"\0\5" + request[6:8] + b"\2" + address.to_bytes(2, "big")
+            # the answer of before comes again in front of this one, under its own number
+            writer.write(held + answer)
+            held = answer
+        writer.close()
+
+    async def scenario() -> None:
+        front = await asyncio.start_server(serve, "127.0.0.1", 0)
+        bus = {"kind": "modbus-tcp", "host": "127.0.0.1", "tcp_port": front.sockets[0].getsockname()[1], "timeout": 2}
+        points = [{"name": f"h{address}", "address": address} for address in (10, 100)]
+        bench = Bench(bus, [device("meter", 1, *points, interval=0.02)])
+        async with bench.running():
+            await bench.until(lambda: len(bench.values("meter", "h100")) >= 10)
+        assert set(bench.values("meter", "h10")) == {10}
+        assert set(bench.values("meter", "h100")) == {100}
+        front.close()
+
+    asyncio.run(scenario())

@@ -28,6 +28,7 @@ from gateway.ingest import commands, control, terminal
 from gateway.ingest.commands import Issued
 from gateway.ingest.config import DEFAULT_PORT, Settings, address, shown
 from gateway.ingest.control import Answer
+from gateway.ingest.live import shown as shown_value
 from gateway.ingest.server import running, take
 from gateway.ingest.sinks.sqlite import FILE, SqliteSink
 from gateway.ingest.tokens import Role, Tokens
@@ -273,9 +274,11 @@ def _show(settings: Settings) -> int:
         raise ConfigError((f"{settings.data}: nothing has been stored there",))
     sink = SqliteSink(settings.data)
     try:
-        for view in sink.latest():
-            where = f"{view.gateway}  {view.device}/{view.point}"
-            print(f"{where}  {view.text or '–'} {view.unit}  {view.status}  {terminal.utc(view.ts_ms)}")
+        for seed in sink.latest():
+            where = f"{seed.gateway}  {seed.device}/{seed.point}"
+            print(
+                f"{where}  {shown_value(seed.value)[0] or '–'} {seed.unit}  {seed.status}  {terminal.utc(seed.ts_ms)}"
+            )
         for issued in commands.recent(sink, SystemClock().utc_ms()):
             print(line(issued))
     finally:

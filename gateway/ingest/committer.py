@@ -77,6 +77,11 @@ class Committer:
         """Runs in the thread of the store, behind what is there already. Raises StoreError and what it raises."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: function(*args, **kwargs))
 
+    @property
+    def waiting(self) -> int:
+        """Entries that are not in a transaction yet."""
+        return len(self._entries)
+
     def close(self) -> None:
         self._closing = True
         self._wake.set()

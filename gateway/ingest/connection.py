@@ -22,6 +22,7 @@ from gateway.protocol.messages import (
     Hello,
     ServerError,
     Stats,
+    Window,
     decode_from_gateway,
     encode,
 )
@@ -56,6 +57,8 @@ class House(Protocol):
 
     committer: Committer
     sink_id: str
+    window: Window
+    """For new sessions."""
 
     def utc_ms(self) -> int: ...
 
@@ -78,7 +81,7 @@ class Uplink:
         self.gateway = gateway
         self.endpoint = _address(ws.remote_address)
         self.since_ms = house.utc_ms()
-        self.session = ServerSession(gateway, session_id, streams, house.monotonic())
+        self.session = ServerSession(gateway, session_id, streams, house.monotonic(), house.window)
         self._house = house
         self._outbox: list[FromServer] = []
         self._wake = asyncio.Event()
@@ -105,6 +108,10 @@ class Uplink:
 
     def result_stored(self, command_id: str) -> None:
         self._send(self.session.result_stored(command_id))
+
+    def flow(self, window: Window) -> None:
+        if self.session.ready:
+            self._send(self.session.flow(window))
 
     def move(self, deadline_ms: int, spread_ms: int, reason: str) -> None:
         if self.session.ready:

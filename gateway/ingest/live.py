@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -47,7 +47,21 @@ class GatewayView(msgspec.Struct):
     stats: dict[str, Any] = {}
 
 
+class Seed(NamedTuple):
+    """The newest acquisition of one point, as the store has it."""
+
+    gateway: str
+    device: str
+    point: str
+    unit: str
+    value: Value | None
+    status: str
+    ts_ms: int
+
+
 class SeriesView(msgspec.Struct):
+    """One point as viewers are told."""
+
     gateway: str
     device: str
     point: str
@@ -62,12 +76,24 @@ class SeriesView(msgspec.Struct):
 
 
 class _Series:
-    __slots__ = ("trail", "version", "view")
+    """One point as it stands. What viewers are told is made when they ask: most values are never looked at."""
 
-    def __init__(self, view: SeriesView, version: int) -> None:
-        self.view = view
-        self.version = version
-        self.trail: deque[float | None] = deque([view.number], TRAIL)
+    __slots__ = ("device", "gateway", "point", "status", "trail", "trust", "ts_ms", "unit", "value", "version")
+
+    def __init__(self, gateway: str, device: str, point: str, unit: str) -> None:
+        self.gateway, self.device, self.point, self.unit = gateway, device, point, unit
+        self.value: Value | None = None
+        self.status: str = Status.GOOD
+        self.ts_ms = -(2**63)
+        self.trust = ""
+        self.version = 0
+        self.trail: deque[Value | None] = deque(maxlen=TRAIL)
+
+    def view(self) -> SeriesView:
+        text, number = shown(self.value)
+        status = str(self.status)
+        where = (self.gateway, self.device, self.point, self.unit)
+        return SeriesView(*where, text, number, status, self.ts_ms, str(self.trust))
 
 
 class LiveState:
@@ -77,6 +103,7 @@ class LiveState:
         self.gateways: dict[str, GatewayView] = {}
         self.version = 0
         self._series: dict[tuple[str, str, str], _Series] = {}
+        self._shapes: dict[tuple[str, str, tuple[str, ...], tuple[str, ...]], tuple[_Series | None, ...]] = {}
         self._counted: dict[str, deque[tuple[int, int]]] = {}
 
     # ── in ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -117,11 +144,14 @@ class LiveState:
         view.lost += lost
         view.lost_unknown |= unknown
 
-    def seed(self, series: Iterable[SeriesView]) -> None:
+    def seed(self, readings: Iterable[Seed]) -> None:
         """What the store knows when the server starts."""
-        for view in series:
-            self.gateway(view.gateway)
-            self._put(view)
+        for gateway, device, point, unit, value, status, ts_ms in readings:
+            self.gateway(gateway)
+            [series] = self._of(gateway, device, (point,), (unit,))
+            if series is not None:
+                series.value, series.status, series.ts_ms = value, status, ts_ms
+                series.trail.append(value)
 
     def _batch(self, view: GatewayView, body: Body, offset_ms: int, now_ms: int) -> None:
         self.version += 1
@@ -145,34 +175,37 @@ class LiveState:
             stamp = at_ms if own is None else own
             if stamp >= newest:
                 newest, row = stamp, k
-        for i, point in enumerate(group.points):
-            column = group.q[i] if group.q is not None else None
-            status = Status.GOOD if column is None else column[row]
-            text, number = shown(group.v[i][row])
-            self._put(
-                SeriesView(
-                    gateway,
-                    group.device,
-                    point,
-                    group.units[i],
-                    text,
-                    number,
-                    status.value,
-                    newest,
-                    body.clock.trust.value,
-                )
-            )
+        version, trust = self.version, body.clock.trust
+        for i, series in enumerate(self._of(gateway, group.device, group.points, group.units)):
+            if series is not None and newest >= series.ts_ms:
+                column = group.q[i] if group.q is not None else None
+                series.value = value = group.v[i][row]
+                series.status = Status.GOOD if column is None else column[row]
+                series.ts_ms, series.trust, series.version = newest, trust, version
+                series.trail.append(value)
         return newest
 
-    def _put(self, view: SeriesView) -> None:
-        key = (view.gateway, view.device, view.point)
-        known = self._series.get(key)
+    def _of(
+        self, gateway: str, device: str, points: tuple[str, ...], units: tuple[str, ...]
+    ) -> tuple[_Series | None, ...]:
+        """The series of one shape; None where there are too many already."""
+        shape = (gateway, device, points, units)
+        known = self._shapes.get(shape)
         if known is None:
-            if len(self._series) < MAX_SERIES:
-                self._series[key] = _Series(view, self.version)
-        elif view.ts_ms >= known.view.ts_ms:
-            known.view, known.version = view, self.version
-            known.trail.append(view.number)
+            if len(self._shapes) >= MAX_SERIES:
+                self._shapes.clear()
+            known = self._shapes[shape] = tuple(
+                self._find(gateway, device, point, unit) for point, unit in zip(points, units, strict=True)
+            )
+        return known
+
+    def _find(self, gateway: str, device: str, point: str, unit: str) -> _Series | None:
+        series = self._series.get((gateway, device, point))
+        if series is None and len(self._series) < MAX_SERIES:
+            series = self._series[gateway, device, point] = _Series(gateway, device, point, unit)
+        if series is not None:
+            series.unit = unit
+        return series
 
     # ── out ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -187,11 +220,12 @@ class LiveState:
 
     def series(self) -> list[tuple[SeriesView, list[float | None]]]:
         """All of them with their trails, in order of their names."""
-        return [(self._series[key].view, list(self._series[key].trail)) for key in sorted(self._series)]
+        found = [self._series[key] for key in sorted(self._series)]
+        return [(each.view(), [shown(value)[1] for value in each.trail]) for each in found]
 
     def changed(self, since: int) -> list[SeriesView]:
         """Those that a viewer who has version `since` does not know yet."""
-        return [each.view for each in self._series.values() if each.version > since]
+        return [each.view() for each in self._series.values() if each.version > since]
 
 
 def shown(value: Value | None) -> tuple[str, float | None]:

@@ -26,7 +26,7 @@ from websockets.typing import Subprotocol
 from gateway.errors import AuthError, ConfigError, StoreError
 from gateway.ingest import commands
 from gateway.ingest.commands import Issued
-from gateway.ingest.committer import Committer
+from gateway.ingest.committer import MAX_GROUP, Committer
 from gateway.ingest.config import Settings, shown
 from gateway.ingest.connection import TRY_LATER, Uplink
 from gateway.ingest.control import Control
@@ -37,7 +37,7 @@ from gateway.ingest.sinks.sqlite import SqliteSink, StoredResult, Verdict
 from gateway.ingest.tokens import Tokens
 from gateway.ingest.web.page import LIVE, LIVE_PATH, Viewers
 from gateway.model import Outcome
-from gateway.protocol.messages import MAX_MESSAGE_BYTES, SUBPROTOCOL, CommandMessage, Hello, Stats
+from gateway.protocol.messages import MAX_MESSAGE_BYTES, SUBPROTOCOL, CommandMessage, Hello, Stats, Window
 from gateway.protocol.server import Entry, Mark
 
 log = logging.getLogger(__name__)
@@ -49,6 +49,9 @@ PONG_WITHIN_S: Final = 30.0
 """60 s of silence at most; gateways ping by themselves, this finds those that vanished."""
 RESULT_GRACE_S: Final = 5.0
 """A result may come that much after the command's time to live: it was begun in time."""
+WIDE: Final = Window()
+NARROW: Final = Window(batches=4, bytes=128 * 1024)
+"""For each session while the store is behind."""
 _RESTART: Final = 1012
 _REVOKED: Final = 4403
 
@@ -77,6 +80,7 @@ class IngestServer:
         self.draining = False
         self.addresses: list[tuple[str, int]] = []
         self.viewers = Viewers(self, self.tokens)
+        self.window = WIDE
         self._waiting: dict[str, list[asyncio.Future[None]]] = {}
         self._listeners: list[Server] = []
 
@@ -211,6 +215,10 @@ class IngestServer:
             if verdict.stored:
                 self.live.stored(entry, verdict.offset_ms, now_ms)
         self.fleet.wake({entry.gateway for entry in entries})
+        if self.committer.waiting > MAX_GROUP:
+            self._flow(NARROW)
+        elif not self.committer.waiting:
+            self._flow(WIDE)
         for stored in results:
             self.commands = [_answered(each, stored) for each in self.commands]
             for future in self._waiting.pop(stored.result.id, ()):
@@ -227,6 +235,13 @@ class IngestServer:
             # a nack makes them try again at once; that was worth one try
             for connection in self.fleet:
                 connection.close(TRY_LATER, "the store takes no data at present")
+
+    def _flow(self, window: Window) -> None:
+        """More than a whole group waits: acks take longer than promised, so everybody sends less until it is gone."""
+        if window != self.window:
+            self.window = window
+            for connection in self.fleet:
+                connection.flow(window)
 
     # ── commands ─────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.ingest.live import TRAIL, LiveState, SeriesView, shown
+from gateway.ingest.live import TRAIL, LiveState, Seed, shown
 from gateway.ingest.terminal import bars, utc
 from gateway.model import ClockState, GapReason, Trust
 from gateway.protocol.messages import GapBody
@@ -66,7 +66,7 @@ def test_gaps_count_what_is_lost_and_say_when_nobody_knows() -> None:
 
 def test_what_the_store_knows_at_the_start_is_shown_and_overtaken() -> None:
     live = LiveState()
-    live.seed([SeriesView("g1", "meter", "p0", "V", "1", 1.0, "good", SYNCED.offset_ms, "")])
+    live.seed([Seed("g1", "meter", "p0", "V", 1, "good", SYNCED.offset_ms)])
     assert list(live.gateways) == ["g1"]
     live.stored(entry(S, 1, body([2], at_ms=1)), SYNCED.offset_ms, 0)
     assert live.series()[0][0].text == "2"

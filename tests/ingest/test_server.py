@@ -101,6 +101,39 @@ def test_a_gateway_that_floods_is_held_back_and_loses_nothing(tmp_path: Path) ->
     run(test())
 
 
+def test_a_store_that_falls_behind_narrows_the_window_and_opens_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        s = stream_id()
+        async with cloud(tmp_path) as server, gateway(server) as g:
+            await g.hello(s)
+            release = asyncio.Event()
+            held = asyncio.create_task(
+                server.committer.call(lambda: asyncio.run_coroutine_threadsafe(release.wait(), loop).result())
+            )
+            for seq in range(1, 21):
+                await g.batch(s, seq)
+            await until(lambda: server.committer.waiting > 10)
+            release.set()
+            await held
+            assert (await g.expect("flow"))["window"]["batches"] == 4
+            assert "window" in await g.expect("flow")
+            await g.batch(s, 21)
+            await g.acked(s, 21)
+
+    loop: Any = None
+
+    async def main() -> None:
+        nonlocal loop
+        loop = asyncio.get_running_loop()
+        await test()
+
+    for place in ("committer", "server"):
+        monkeypatch.setattr(f"gateway.ingest.{place}.MAX_GROUP", 3)
+    run(main())
+
+
 def test_poison_does_not_block_its_lane(tmp_path: Path) -> None:
     async def test() -> None:
         s = stream_id()

@@ -100,7 +100,7 @@ def test_what_does_not_fit_into_64_bits_is_a_dead_letter_and_counts_as_stored(si
 def test_latest_is_the_newest_acquisition_not_the_newest_arrival(sink: SqliteSink) -> None:
     sink.commit([entry(S, 1, body(["new"], at_ms=9000)), entry(S, 2, body(["old"], at_ms=1000))], [], 0)
     assert sink.query("SELECT value FROM latest") == [("new",)]
-    assert [view.text for view in sink.latest()] == ["new"]
+    assert [seed.value for seed in sink.latest()] == ["new"]
 
 
 def test_quality_of_each_value_is_kept(sink: SqliteSink) -> None:

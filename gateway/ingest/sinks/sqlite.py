@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from gateway.errors import DecodeError, StoreError
-from gateway.ingest.live import SeriesView, shown
+from gateway.ingest.live import Seed
 from gateway.ingest.sinks.rows import Rows, rows, value_of
 from gateway.model import ClockState, GapReason, Lane, RecordKind, Status, Trust
 from gateway.protocol.batch import Body
@@ -232,7 +232,7 @@ class SqliteSink:
 
     # ── for people ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    def latest(self, limit: int = 20_000) -> list[SeriesView]:
+    def latest(self, limit: int = 20_000) -> list[Seed]:
         """The newest acquisition of each point. Raises StoreError."""
         found = self.query(
             "SELECT s.gateway, s.device, s.point, s.unit, r.value, r.form, q.name, r.ts_ms FROM series s"
@@ -242,7 +242,7 @@ class SqliteSink:
             (limit,),
         )
         return [
-            SeriesView(gateway, device, point, unit, *shown(value_of(value, form)), status, ts_ms, "")
+            Seed(gateway, device, point, unit, value_of(value, form), status, ts_ms)
             for gateway, device, point, unit, value, form, status, ts_ms in found
         ]
 

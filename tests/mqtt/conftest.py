@@ -110,7 +110,7 @@ class Rig:
         """Runs it from subscribed to cancelled."""
         task = asyncio.create_task(connector.run(self.store.emit))
         try:
-            await eventually(lambda: task.done() or connector.status()["connected"], "connected")
+            await eventually(lambda: task.done() or connector.status()["open"], "connected")
             if task.done():
                 task.result()
             yield task

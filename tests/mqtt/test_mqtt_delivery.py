@@ -217,7 +217,10 @@ def test_a_buffer_that_asks_for_patience_stops_the_reading_and_not_the_keepalive
         async with rig.running(connector) as task:
             for n in range(2_500):
                 await rig.publish("plant/boiler", f'{{"n": {n}}}', qos=0)
-            await asyncio.sleep(4)  # more than twice the keepalive
+            await eventually(lambda: not connector._link._transport.is_reading(), "not reading any more")
+            pings = rig.broker.log().count("Received PINGREQ from gw")
+            # three of them take longer than the keepalive, and their answers lie unread
+            await eventually(lambda: rig.broker.log().count("Received PINGREQ from gw") >= pings + 3, "pings")
             assert not task.done()
             rig.store.gate.set()
             await eventually(lambda: rig.store.values()[-1:] == [2_499], "everything came")

@@ -46,6 +46,8 @@ _HELD_POLL_S = 0.05
 _HELD_BACK_S = 5.0
 """Without an acknowledgement for this long the broker is held back: somebody should know."""
 _KEPT_REJECTS = 5
+_MOST_TOLD = 100
+"""Different reasons in the log of one connection; all are counted."""
 _NO_SUBSCRIBER = 0x10
 """MQTT 5.0, 3.4.2.1: accepted, and nobody has subscribed."""
 _MACHINE_ID = Path("/etc/machine-id")
@@ -65,6 +67,7 @@ class MqttConnector:
         self._acks = Acks(tools.ledger, b"")
         self._messages = self._unmatched = self._rejected = self._redelivered = self._dropped = 0
         self._last_rejects: deque[str] = deque(maxlen=_KEPT_REJECTS)
+        self._told: set[str] = set()
         self._refused: dict[str, str] = {}
         self._held_back = False
 
@@ -123,7 +126,7 @@ class MqttConnector:
         now_ns = self._tools.clock.boot_ns()
         session = self._session
         return {
-            "connected": session is not None and self._link is not None and self._link.failure is None,
+            "open": session is not None and self._link is not None and self._link.failure is None,
             "version": session.version if session else None,
             "messages": self._messages,
             "unmatched": self._unmatched,
@@ -263,7 +266,8 @@ class MqttConnector:
 
     def _reject(self, reason: str) -> None:
         self._rejected += 1
-        if reason not in self._last_rejects:
+        if reason not in self._told and len(self._told) < _MOST_TOLD:
+            self._told.add(reason)
             log.warning("%s: message rejected: %s", self._bus.name, reason)
         self._last_rejects.append(reason)
 

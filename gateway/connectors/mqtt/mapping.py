@@ -38,6 +38,8 @@ MAX_DEVICES = 2_000
 """Devices that one rule may make: a stranger's topics must not fill the memory."""
 _MAX_ROUTES = 4_096
 """Topics whose devices are remembered; forgotten all at once when there are more."""
+_MAX_NAME = 128
+"""Characters of an id that comes from a topic or payload; what is longer is no name."""
 _NOT_IN_ID = re.compile(r"[^A-Za-z0-9_.:-]+")
 
 
@@ -168,9 +170,10 @@ class Mapper:
         # an availability topic that a wide filter also takes for readings is availability
         wills = {route.heard.id for route in routes if route.will}
         resolved = tuple(route for route in routes if route.will or route.heard.id not in wills), trouble
-        if len(self._routes) >= _MAX_ROUTES:
-            self._routes.clear()
-        self._routes[raw] = resolved
+        if len(raw) <= _MAX_NAME * 4:
+            if len(self._routes) >= _MAX_ROUTES:
+                self._routes.clear()
+            self._routes[raw] = resolved
         return resolved
 
     def _heard(self, rule: _Rule, captures: dict[str, str]) -> Heard | str:
@@ -179,7 +182,7 @@ class Mapper:
             return self.devices[rule.device.name]
         captures = {name: level for name, level in captures.items() if f"{{{name}}}" in rule.device.name}
         device = _NOT_IN_ID.sub("_", render(rule.device.name, captures))
-        if not all(captures.values()) or not device[0].isalnum():
+        if not all(captures.values()) or not device[0].isalnum() or len(device) > _MAX_NAME:
             return f"{rule.device.name}: its topic does not make a device id"
         known = self.devices.get(device)
         if known is not None:
@@ -297,9 +300,9 @@ def _discover(heard: Heard, found: Json) -> list[tuple[str, Path]]:
 
 
 def _point_name(steps: tuple[Step, ...]) -> str:
-    """`phases[1].v` becomes `phases.1.v`, `relay/0/power` becomes `relay.0.power`, no name becomes `value`."""
+    """`phases[1].v` becomes `phases.1.v`, `relay/0/power` becomes `relay.0.power`; empty when it makes no name."""
     text = ".".join(str(step) for step in steps).replace("/", ".") if steps else "value"
-    return _NOT_IN_ID.sub("_", text).lstrip("_.:-")[:128]
+    return _NOT_IN_ID.sub("_", text).lstrip("_.:-") if len(text) <= _MAX_NAME else ""
 
 
 def _sample(

@@ -84,7 +84,10 @@ class Connector(Protocol):
         """
 
     def status(self) -> dict[str, Json]:
-        """Counters and states of this bus for `gateway status`; cheap, never blocks."""
+        """Counters and states of this bus for `gateway status`; cheap, never blocks.
+
+        `open` is always among them: true while the bus is up and listened to.
+        """
 
 
 class Connect(Protocol[B_contra, D_contra]):

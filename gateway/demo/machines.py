@@ -136,7 +136,10 @@ class ModbusRtu:
 
 
 class Scale:
-    """A weighing scale that talks by itself: one line of text for every weight."""
+    """A weighing scale that talks by itself: one line of text for every weight, after a greeting.
+
+    Who begins to listen in the middle of a line drops it: the greeting is there for that.
+    """
 
     name = "scale"
 
@@ -146,6 +149,8 @@ class Scale:
 
     def step(self) -> None:
         n = self.produced + 1
+        if n == 1:
+            self.pty.write(b"READY\r\n")
         if self.pty.write(f"ST,GS,seq={n},net={12.5 + math.sin(n / 9):.3f}kg\r\n".encode()):
             self.produced = n
 

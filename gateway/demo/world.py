@@ -100,7 +100,7 @@ class World:
     async def _gateway_listens(self) -> bool:
         """Every bus is open, so that nothing said from now on can be missed."""
         status = await self.status()
-        return status is not None and all(bus["state"] == "running" for bus in status["buses"].values())
+        return status is not None and all(bus["bus"].get("open") for bus in status["buses"].values())
 
     async def _tell(self, *arguments: str) -> None:
         """Runs one `gateway` command to its end."""

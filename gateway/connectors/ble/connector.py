@@ -68,6 +68,7 @@ class BleConnector:
         self._waiting: deque[Sample] = deque()
         self._arrived = asyncio.Event()
         self._running = False
+        self._scanning = False
         self._heard = self._foreign = self._dropped = self._restarts = 0
 
     async def run(self, emit: Emit) -> None:
@@ -90,7 +91,7 @@ class BleConnector:
             await self._last_word(emit, str(error))
             raise error from None
         finally:
-            self._running = False
+            self._running = self._scanning = False
             await self._radio.close()
 
     async def _last_word(self, emit: Emit, why: str) -> None:
@@ -153,6 +154,7 @@ class BleConnector:
         clock = self._tools.clock
         self._tools.beat(_BEAT_PROMISE_S)
         await self._start()
+        self._scanning = True
         log.info("%s: scanning (%s)", self._bus.name, self._mode())
         while True:
             now = clock.monotonic()
@@ -227,6 +229,7 @@ class BleConnector:
 
     def status(self) -> dict[str, Json]:
         return {
+            "open": self._scanning,
             "adapter": self._bus.adapter or "first that is powered",
             "scan": self._mode(),
             "heard": self._heard,

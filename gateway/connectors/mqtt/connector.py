@@ -154,7 +154,7 @@ class MqttConnector:
     async def _connect(self, client_id: str) -> Link:
         bus = self._bus
         self._tools.beat(_BEAT_S + 3 * bus.connect_timeout)
-        self._link, session = await connected(bus, client_id, persistent=True)
+        self._link, session = await connected(bus, client_id, True, self._tools.clock.boot_ns)
         self._acks = Acks(self._tools.ledger, self._session_id)
         self._acks.connected(session.present, self._now())
         self._refused = await self._link.subscribe(self._mapper.filters, min(bus.qos, 1))
@@ -222,13 +222,12 @@ class MqttConnector:
         samples: list[Sample] = []
         origins: list[Origin] = []
         done: list[int] = []
-        at_ns = self._tools.clock.boot_ns()
         self._messages += len(messages)
         for message in messages:
             origin = self._origin(message) if message.packet_id else None
             if origin is not None and self._known(message, origin):
                 continue
-            mapped = self._mapper.map(message.topic, message.payload, message.retained, at_ns, origin)
+            mapped = self._mapper.map(message.topic, message.payload, message.retained, message.at_ns, origin)
             self._unmatched += not mapped.matched
             for reason in mapped.rejected:
                 self._reject(reason)

@@ -28,7 +28,8 @@ from gateway.model import Status
 
 _FRAME_BYTES_MAX = 260  # MBAP header 7 + PDU 253; an RTU frame has 256
 _OWED_MAX = 16  # distinct questions of one unit whose replies are still recognised
-_WINDOW_GROWTH_MAX = 16
+WINDOW_GROWTH_MAX = 16
+"""So many late windows is the longest that a unit is ever left alone."""
 
 
 class Framing(Enum):
@@ -236,7 +237,7 @@ class Client:
             self.late_discarded[unit] = self.late_discarded.get(unit, 0) + 1
             if state.doubt or state.listening:
                 # later than we wait, and there may be more of them
-                state.growth = min(2 * state.growth, _WINDOW_GROWTH_MAX)
+                state.growth = min(2 * state.growth, WINDOW_GROWTH_MAX)
                 state.listening = True
                 state.until = now + self._window(state)
             else:

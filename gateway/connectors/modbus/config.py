@@ -305,12 +305,13 @@ def explain(bus: AnyBus, devices: Sequence[ModbusDevice]) -> Sequence[str]:
     lines = []
     for device in devices:
         for interval, read in reads(bus, device):
-            what = "bits" if read.table.bits else "registers"
+            what = ("bit" if read.table.bits else "register") + "s" * (read.quantity > 1)
+            last = f"…{read.address + read.quantity - 1}" if read.quantity > 1 else ""
             names = ", ".join(item.key.point.name for item in read.items)
             seconds = cost(bus, device).of(read.table, read.quantity)
             lines.append(
                 f"{device.name} (unit {device.unit_id}) every {duration_text(interval)}: {read.table.value} "
-                f"{read.address}…{read.address + read.quantity - 1}, {read.quantity} {what}, "
+                f"{read.address}{last}, {read.quantity} {what}, "
                 f"about {1000 * seconds:.0f} ms: {names}"
             )
     return [*lines, f"bus {bus.name}: {_load(bus, devices):.1%} of its time"]

@@ -17,8 +17,18 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from gateway.connectors.base import Emit, Tools
-from gateway.connectors.modbus.client import GATEWAY, Reply, Request
-from gateway.connectors.modbus.config import AnyBus, ModbusDevice, Spot, TcpBus, cost, gap_s, reads, spot
+from gateway.connectors.modbus.client import GATEWAY, WINDOW_GROWTH_MAX, Reply, Request
+from gateway.connectors.modbus.config import (
+    AnyBus,
+    ModbusDevice,
+    Spot,
+    TcpBus,
+    cost,
+    gap_s,
+    late_window_s,
+    reads,
+    spot,
+)
 from gateway.connectors.modbus.link import Acquired, Line
 from gateway.connectors.modbus.planner import Read, split
 from gateway.connectors.modbus.values import (
@@ -91,6 +101,9 @@ class ModbusConnector:
         self._started = tools.clock.monotonic()
         self._reopened = 0
         self._refused_until: dict[_Job, float] = {}
+        # the longest that one step can take: connecting, or waiting for a unit's quarantine and its answer
+        connecting_s = bus.connect_delay if isinstance(bus, TcpBus) else 0.0
+        self._beat_s = _BEAT_S + connecting_s + bus.timeout + WINDOW_GROWTH_MAX * late_window_s(bus)
 
     # ---- what others call
 
@@ -105,7 +118,7 @@ class ModbusConnector:
         try:
             await self._open()
             while True:
-                self._tools.beat(_BEAT_S)
+                self._tools.beat(self._beat_s)
                 self._wake.clear()
                 await self._keep_line()
                 now = clock.monotonic()
@@ -171,6 +184,7 @@ class ModbusConnector:
     # ---- the line
 
     async def _open(self) -> None:
+        self._tools.beat(self._beat_s)
         line = Line(self._bus, self._tools.clock, self._wake.set)
         try:
             await line.open()
@@ -217,6 +231,7 @@ class ModbusConnector:
         """One transaction; a TCP connection that breaks under it counts as silence if it ever worked."""
         assert self._line is not None
         clock = self._tools.clock
+        self._tools.beat(self._beat_s)
         before = clock.monotonic()
         try:
             acquired = await self._line.ask(request, self._gaps[device])

@@ -1,0 +1,123 @@
+"""Between what a person says and what a register holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.codec.words import parse
+from gateway.connectors.modbus.client import Function
+from gateway.connectors.modbus.config import ModbusDevice, RtuBus, Spot, reads, spot
+from gateway.connectors.modbus.values import alone, decoded, engineering, raw_of, read_request, write_request
+from gateway.model import Status
+from gateway.settings import read
+
+settings.register_profile("values", deadline=None)
+settings.load_profile("values")
+
+BUS = RtuBus(name="b", kind="modbus-rtu", port="/dev/x")
+
+
+def spots(*points: dict[str, Any], **words: Any) -> tuple[ModbusDevice, list[Spot]]:
+    named = [{"name": f"p{n}", **point} for n, point in enumerate(points)]
+    device, mistakes = read(ModbusDevice, {"name": "d", "bus": "b", "points": named, **words})
+    assert device is not None, mistakes
+    return device, [spot(BUS, device, point) for point in device.points]
+
+
+def one(**words: Any) -> Spot:
+    return spots({"address": 0, **words})[1][0]
+
+
+@given(
+    st.sampled_from(["int16", "uint16", "int32", "uint32", "uint64"]),
+    st.sampled_from([1.0, 0.1, 0.01, 0.001, 2.5, 1 / 3]),
+    st.sampled_from([0.0, -40.0, 0.5]),
+    st.data(),
+)
+def test_what_was_read_can_be_written_back_and_gives_the_same_register(
+    name: str, scale: float, offset: float, data: st.DataObject
+) -> None:
+    target = one(type=name, scale=scale, offset=offset, write={})
+    word = parse(name)
+    limit = min(1 << 8 * word.size - 1, 10**9 if scale != 1.0 or offset else 1 << 63) - 1
+    raw = data.draw(st.integers(-limit - 1 if name.startswith("int") else 0, limit))
+    said = engineering(target, raw)
+    assert said is not None
+    assert raw_of(target, said) == raw
+
+
+def test_integers_without_scale_are_exact_to_sixty_four_bits() -> None:
+    target = one(type="uint64", write={})
+    assert raw_of(target, 2**64 - 1) == 2**64 - 1
+    assert write_request(1, target, 2**64 - 1).data == b"\xff" * 8
+
+
+def test_a_value_between_two_steps_goes_to_the_nearest() -> None:
+    assert raw_of(one(type="int16", scale=0.5, write={}), 20.7) == 41
+    assert raw_of(one(type="float32", scale=0.5, write={}), 20.75) == 41.5
+
+
+@pytest.mark.parametrize(("said", "raw"), [("on", 1), ("eco", 1.5), (0, 0), (True, 1)])
+def test_a_state_may_be_said_by_its_name(said: str | int, raw: float) -> None:
+    assert raw_of(one(type="float32", enum={"1": "on", "1.5": "eco"}, write={}), said) == raw
+
+
+@pytest.mark.parametrize(
+    ("words", "value", "why"),
+    [
+        ({"enum": {"1": "on"}}, "off", "or one of on"),
+        ({}, "5", "not a number"),
+        ({}, float("nan"), "not a number"),
+        ({"scale": 0.0}, 5, "cannot be undone"),
+        ({"register": "coil"}, 2, "neither true nor false"),
+        ({"type": "bool"}, 0.5, "neither true nor false"),
+    ],
+)
+def test_what_means_nothing_for_a_point_is_refused(words: dict[str, Any], value: float | str, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        raw_of(one(write={}, **words), value)
+
+
+@pytest.mark.parametrize(
+    ("words", "raw", "function", "data"),
+    [
+        ({"type": "int16"}, -2, Function.WRITE_SINGLE_REGISTER, "fffe"),
+        ({"type": "int16", "write": {"fc": 16}}, -2, Function.WRITE_MULTIPLE_REGISTERS, "fffe"),
+        ({"type": "uint32"}, 1, Function.WRITE_MULTIPLE_REGISTERS, "00000001"),
+        ({"type": "bool"}, True, Function.WRITE_SINGLE_REGISTER, "0001"),
+        ({"type": "string", "length": 3}, "ab", Function.WRITE_MULTIPLE_REGISTERS, "61620000"),
+        ({"register": "coil"}, True, Function.WRITE_SINGLE_COIL, "ff00"),
+        ({"register": "coil"}, False, Function.WRITE_SINGLE_COIL, "0000"),
+        ({"register": "coil", "write": {"fc": 15}}, True, Function.WRITE_MULTIPLE_COILS, "01"),
+    ],
+)
+def test_each_type_is_written_by_its_function(words: dict[str, Any], raw: Any, function: Function, data: str) -> None:
+    request = write_request(9, one(**{"write": {}, **words}), raw)
+    assert (request.unit, request.function, request.data.hex()) == (9, function, data)
+
+
+def test_a_merged_answer_gives_every_point_its_own_registers() -> None:
+    device, _ = spots(
+        {"address": 10, "type": "float32"},
+        {"address": 12, "type": "bit", "bit": 0},
+        {"address": 12, "type": "bit", "bit": 15},
+        {"address": 14, "type": "string", "length": 3},
+    )
+    ((_, merged),) = reads(BUS, device)
+    assert read_request(5, merged)[:4] == (5, Function.READ_HOLDING_REGISTERS, 10, 6)
+    values, status = decoded(merged, bytes.fromhex("7fc000008000ffff61626300"))
+    assert values == (None, False, True, "abc")
+    assert status == (Status.SENSOR_FAULT, Status.GOOD, Status.GOOD, Status.GOOD)
+
+
+def test_coils_are_counted_from_the_lowest_bit_of_the_first_byte() -> None:
+    device, _ = spots(*[{"address": 20 + n, "register": "coil"} for n in range(10)])
+    ((_, merged),) = reads(BUS, device)
+    values, status = decoded(merged, b"\x05\x02")
+    assert values == (True, False, True, False, False, False, False, False, False, True)
+    assert status is None
+    assert alone(spot(BUS, device, device.points[9])).quantity == 1

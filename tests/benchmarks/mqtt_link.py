@@ -116,7 +116,7 @@ async def bare_paho(port: int, count: int) -> Cost:
 
 async def our_link(port: int, count: int) -> Cost:
     got = 0
-    link = Link(bus(port), Options("link", None, five=True, persistent=False))
+    link = Link(bus(port), Options("link", None, five=True, persistent=False), SystemClock().boot_ns)
     await link.connect()
     await link.subscribe(["plant/#"], 1)
 

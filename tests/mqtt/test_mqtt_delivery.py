@@ -181,6 +181,23 @@ def test_a_second_client_with_our_id_is_named_as_the_culprit(rig: Rig) -> None:
     asyncio.run(scenario())
 
 
+def test_a_message_that_waits_for_the_buffer_keeps_the_time_of_its_arrival(rig: Rig) -> None:
+    async def scenario() -> None:
+        rig.store.gate.clear()
+        connector = rig.connector(PLANT)
+        async with rig.running(connector):
+            await rig.publish("plant/boiler", '{"n": 1}')
+            await eventually(lambda: connector.status()["messages"] == 1, "the first one waits")
+            await rig.publish("plant/boiler", '{"n": 2}')
+            await eventually(lambda: connector._link._inbox, "the second one is here")
+            opened_ns = rig.tools().clock.boot_ns()
+            rig.store.gate.set()
+            await eventually(lambda: rig.store.values() == [1, 2], "both")
+            assert rig.store.samples[1].at_ns < opened_ns
+
+    asyncio.run(scenario())
+
+
 def test_a_broker_that_is_not_there_is_a_link_error(rig: Rig) -> None:
     async def scenario() -> None:
         rig.broker.stop()

@@ -45,7 +45,7 @@ async def linked(**keys: Any) -> AsyncIterator[tuple[Script, Link]]:
     server = await asyncio.start_server(script.serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     bus = parsed(MqttBus, {"name": "b", "kind": "mqtt", "host": "127.0.0.1", "port": port, **keys})
-    link = Link(bus, Options("me", None, five=False))
+    link = Link(bus, Options("me", None, five=False), lambda: 0)
     try:
         await link.connect()
         yield script, link

@@ -29,6 +29,8 @@ class Publish(NamedTuple):
     again: bool
     """DUP: it was sent before."""
     retained: bool
+    at_ns: int = 0
+    """When its last byte was read."""
 
 
 class Cut(NamedTuple):
@@ -58,8 +60,11 @@ class Cutter:
         self._skip = 0
         """Bytes still to come of a packet that is too large."""
 
-    def feed(self, data: bytes) -> Cut:
-        """Raises DecodeError when this is not MQTT; the stream is then of no further use."""
+    def feed(self, data: bytes, at_ns: int = 0) -> Cut:
+        """`at_ns`: when these bytes were read.
+
+        Raises DecodeError when this is not MQTT; the stream is then of no further use.
+        """
         cut: list[Publish] = []
         others: list[bytes] = []
         pongs = 0
@@ -69,7 +74,7 @@ class Cutter:
             if self._skip:
                 return Cut([], b"", 0)
             data = data[skipped:]
-            cut.append(self._message(bytes(self._rest)))
+            cut.append(self._message(bytes(self._rest), at_ns))
             self._rest.clear()
         if self._rest:
             self._rest += data
@@ -84,7 +89,7 @@ class Cutter:
                 break
             head = data[at]
             if head & 0xF0 == PUBLISH and not head & _QOS_2:
-                cut.append(self._message(data[at:stop]))
+                cut.append(self._message(data[at:stop], at_ns))
             else:
                 pongs += head == PINGRESP
                 others.append(data[at:stop])
@@ -119,7 +124,7 @@ class Cutter:
             del self._rest[KEPT_BYTES:]
         self._need = KEPT_BYTES
 
-    def _message(self, packet: bytes) -> Publish:
+    def _message(self, packet: bytes, at_ns: int) -> Publish:
         """`packet` may be the first KEPT_BYTES of one that is larger."""
         head, at = packet[0], 2
         while packet[at - 1] >= 0x80:
@@ -152,4 +157,4 @@ class Cutter:
             raise DecodeError("a message without properties")
         if stop > size:
             raise DecodeError("a message that ends early")
-        return Publish(topic, packet[stop:], packet_id, bool(head & _DUP), bool(head & _RETAIN))
+        return Publish(topic, packet[stop:], packet_id, bool(head & _DUP), bool(head & _RETAIN), at_ns)

@@ -113,9 +113,10 @@ def _nothing() -> None:
 class Link(asyncio.Protocol):
     """One connection. Use: `session = await connect(…)`, then `receive` in a loop; `close` at the end."""
 
-    def __init__(self, bus: MqttBus, options: Options) -> None:
+    def __init__(self, bus: MqttBus, options: Options, boot_ns: Callable[[], int]) -> None:
         self._bus = bus
         self._options = options
+        self._boot_ns = boot_ns
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._cutter = Cutter(properties=options.five)
@@ -273,7 +274,7 @@ class Link(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         try:
-            cut = self._cutter.feed(data)
+            cut = self._cutter.feed(data, self._boot_ns())
         except DecodeError as error:
             self._fail(LinkError(f"the broker sends no MQTT: {error}"))
             return
@@ -350,7 +351,7 @@ class Link(asyncio.Protocol):
     def _on_message(self, client: Any, userdata: Any, message: mqtt.MQTTMessage) -> None:
         """QoS 2, which we never subscribe with: left over from another life of this session. paho has answered it."""
         topic = message._topic
-        self._inbox.append(Publish(topic, bytes(message.payload), 0, message.dup, message.retain))
+        self._inbox.append(Publish(topic, bytes(message.payload), 0, message.dup, message.retain, self._boot_ns()))
         self._arrived.set()
 
     def _gone(self) -> LinkError:
@@ -402,16 +403,19 @@ def _context(bus: MqttBus) -> ssl.SSLContext | None:
     return context
 
 
-async def connected(bus: MqttBus, client_id: str, persistent: bool) -> tuple[Link, Session]:
-    """A link in the newest version that configuration and broker allow. Raises LinkError; cancelling is safe."""
+async def connected(bus: MqttBus, client_id: str, persistent: bool, boot_ns: Callable[[], int]) -> tuple[Link, Session]:
+    """A link in the newest version that configuration and broker allow; `boot_ns` stamps what arrives.
+
+    Raises LinkError; cancelling is safe.
+    """
     secret = _password(bus)
-    link = Link(bus, Options(client_id, secret, bus.version != "3.1.1", persistent))
+    link = Link(bus, Options(client_id, secret, bus.version != "3.1.1", persistent), boot_ns)
     try:
         return link, await link.connect()
     except Refused:
         if bus.version != "auto":
             raise
-    link = Link(bus, Options(client_id, secret, False, persistent))
+    link = Link(bus, Options(client_id, secret, False, persistent), boot_ns)
     return link, await link.connect()
 
 

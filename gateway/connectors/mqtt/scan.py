@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from gateway.clock import SystemClock
 from gateway.connectors.mqtt.config import MqttBus
 from gateway.connectors.mqtt.link import connected
 from gateway.connectors.mqtt.survey import Found, Survey, configuration
@@ -41,7 +42,7 @@ async def scan(
     """
     survey = Survey()
     loop = asyncio.get_running_loop()
-    link, _ = await connected(bus, f"gateway-scan-{secrets.token_hex(4)}", persistent=False)
+    link, _ = await connected(bus, f"gateway-scan-{secrets.token_hex(4)}", False, SystemClock().boot_ns)
     try:
         refused = await link.subscribe(filters, 0)
         start = said = loop.time()

@@ -408,7 +408,9 @@ class ClientSession:
             self._manifest.learn(offers)
         gone = self._places.keys() - {offer.stream for offer in offers}
         for stream in gone:
-            if not self._places[stream].flights:
+            done = self._places[stream]
+            done.next = done.at  # all of it is acked, by way of whatever session
+            if not done.flights:
                 del self._places[stream]
         for offer in offers:
             place = self._places.get(offer.stream)

@@ -159,7 +159,7 @@ async def open_link(endpoint: Endpoint, credential: Credential) -> Link:
             raise Refused(Reaction(Kind.REST, f"the server does not speak {SUBPROTOCOL}", reactions.HOUR_S))
     except (InvalidStatus, InvalidHandshake, OSError, TimeoutError) as error:
         transport.abort()
-        raise Refused(_refused(endpoint, error)) from error
+        raise Refused(_refused(endpoint, error, connection.connection_exc)) from error
     except BaseException:
         transport.abort()
         raise
@@ -187,6 +187,8 @@ def _unreachable(endpoint: Endpoint, error: OSError) -> Reaction:
         return Reaction(Kind.RETRY, f"no connection within {endpoint.connect_timeout:g} s")
     if isinstance(error, ssl.SSLError):
         return _tls_failed(error)
+    if isinstance(error, ConnectionResetError) and not error.errno:
+        return Reaction(Kind.RETRY, "the server closed the connection during the TLS handshake")
     return Reaction(Kind.RETRY, f"cannot connect: {error.strerror or error}")
 
 
@@ -197,7 +199,10 @@ def _tls_failed(error: ssl.SSLError) -> Reaction:
     return Reaction(Kind.RETRY, f"TLS handshake failed: {reason}")
 
 
-def _refused(endpoint: Endpoint, error: Exception) -> Reaction:
+def _refused(endpoint: Endpoint, error: Exception, lost: BaseException | None) -> Reaction:
+    """`lost`: what broke the connection below the handshake, if anything did."""
+    if isinstance(lost, ssl.SSLError):  # TLS 1.3: our certificate is refused only after our side is done
+        return _tls_failed(lost)
     match error:
         case InvalidStatus():
             after = error.response.headers.get("Retry-After", "")
@@ -208,8 +213,6 @@ def _refused(endpoint: Endpoint, error: Exception) -> Reaction:
             return Reaction(Kind.REST, f"not a server of this protocol: {error}", reactions.HOUR_S)
         case TimeoutError():
             return Reaction(Kind.RETRY, f"no answer to the handshake within {endpoint.connect_timeout:g} s")
-        case ssl.SSLError():
-            return _tls_failed(error)
         case _:
             return Reaction(Kind.RETRY, f"connection lost during the handshake: {error}")
 
@@ -221,6 +224,6 @@ def _closed(error: ConnectionClosed) -> Reaction:
     if error.sent is not None and error.sent.code not in (CloseCode.NORMAL_CLOSURE, CloseCode.INTERNAL_ERROR):
         return reactions.to_close(error.sent.code, error.sent.reason)
     cause = error.__cause__
-    if isinstance(cause, ssl.SSLError):  # TLS 1.3: our certificate is refused after the handshake
+    if isinstance(cause, ssl.SSLError):
         return _tls_failed(cause)
     return Reaction(Kind.RETRY, f"connection lost{f': {cause}' if cause else ''}")

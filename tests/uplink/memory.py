@@ -1,4 +1,4 @@
-"""An outbox and a command router in memory that keep the contracts of `gateway/uplink/ports.py`, and check that the uplink does."""
+"""An outbox and a command router in memory that keep the contracts of `gateway/uplink/ports.py`, and check ours."""
 
 from __future__ import annotations
 
@@ -95,12 +95,15 @@ class MemoryOutbox:
         records = self.streams[stream].records
         for number in sorted(records):
             record = records[number]
-            if record.upto < seq or (not self.keep_acked and record.upto <= self.streams[stream].free):
+            if record.upto < seq or (not self._kept(self.streams[stream], record)):
                 continue
             if found and sum(len(r.body) for r in found) + len(record.body) > max_bytes:
                 break
             found.append(record)
         return found
+
+    def _kept(self, stream: _Stream, record: Record) -> bool:
+        return self.keep_acked or record.kind is RecordKind.GAP or record.upto > stream.free
 
     def hold(self, stream: str, upto: int) -> None:
         self.held[stream] = upto

@@ -1,4 +1,4 @@
-"""A small server of the protocol, written from the specification and from nothing else, that can be told to misbehave."""
+"""A small server of the protocol, written from the specification alone, that can be told to misbehave."""
 
 from __future__ import annotations
 
@@ -147,8 +147,8 @@ class Sink:
             "mono_ms": int(time.monotonic() * 1000),
             "open_commands": self.open_commands,
         }
-        while self.silent:
-            await asyncio.sleep(0.01)
+        if self.silent:
+            await asyncio.Event().wait()
         await session.send(json.dumps(welcome))
         self.sessions.append(session)
         discarding: set[str] = set()

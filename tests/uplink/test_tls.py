@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 import ssl
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -40,7 +43,7 @@ class Pki:
         return TlsSettings(cafile=self.cafile, certfile=certfile, keyfile=keyfile)
 
 
-@pytest.fixture()
+@pytest.fixture
 def pki(tmp_path: Path) -> Pki:
     return Pki(tmp_path)
 
@@ -98,7 +101,31 @@ def test_a_client_certificate_is_shown(pki: Pki) -> None:
 
 
 def test_a_server_that_misses_our_certificate_is_rested(pki: Pki) -> None:
-    assert "certificate required" in rests(pki.server(mutual=True), TlsSettings(cafile=pki.cafile))
+    """A plain OpenSSL server: asyncio's drops the connection before its alert is out."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    context = pki.server(mutual=True)
+
+    def refuse() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                with contextlib.suppress(ssl.SSLError):
+                    context.wrap_socket(listener.accept()[0], server_side=True)
+
+    async def main() -> str:
+        url = f"wss://127.0.0.1:{listener.getsockname()[1]}/"
+        endpoint = Endpoint(url=url, name="a", tls=TlsSettings(cafile=pki.cafile))
+        async with running(MemoryOutbox(), endpoint) as uplink:
+            await until(lambda: state_of(uplink, "a") == "resting")
+            return trouble_of(uplink, "a")
+
+    server = threading.Thread(target=refuse)
+    server.start()
+    try:
+        assert "certificate required" in asyncio.run(main())
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        server.join()
 
 
 def test_an_expired_certificate_is_refused(pki: Pki) -> None:

@@ -31,15 +31,8 @@ from gateway.connectors.modbus.config import (
 )
 from gateway.connectors.modbus.link import Acquired, Line
 from gateway.connectors.modbus.planner import Read, split
-from gateway.connectors.modbus.values import (
-    alone,
-    decoded,
-    engineering,
-    raw_of,
-    read_request,
-    reason_of,
-    write_request,
-)
+from gateway.connectors.modbus.values import decoded, raw_of, read_request, reason_of, write_request
+from gateway.connectors.modbus.writing import BUSY_PAUSE_S, BUSY_TRIES, carry_out
 from gateway.connectors.schedule import Job, Next, Schedule, Turn
 from gateway.errors import CommandError, LinkError
 from gateway.model import DeviceState, Json, Outcome, Sample, Status, Value, Write
@@ -49,9 +42,6 @@ log = logging.getLogger(__name__)
 _QUEUE_MAX = 64
 """Commands that wait; the next one is refused as unavailable. At 50 ms each these take 3 s."""
 _BEAT_S = 30.0
-_BUSY_PAUSE_S = 0.2
-"""Before a device that said busy (exception 5 or 6) is asked again; 100 to 500 ms are usual."""
-_BUSY_TRIES = 3
 _REFUSED_S = 3600.0
 """A point that the device refuses for good is asked for again so often: firmware may be updated, a map corrected."""
 
@@ -298,8 +288,8 @@ class ModbusConnector:
             share = job.cost / 2
             schedule.replace(job, [Job(job.device, job.interval, half, share) for half in halves])
             return
-        if code in _BUSY and job.tries < _BUSY_TRIES:
-            schedule.again(job, now + _BUSY_PAUSE_S)
+        if code in _BUSY and job.tries < BUSY_TRIES:
+            schedule.again(job, now + BUSY_PAUSE_S)
             return
         if code not in (*_REFUSED_FOR_GOOD, *_BUSY) and job.tries < self._bus.retries:
             schedule.again(job, now)
@@ -382,53 +372,25 @@ class ModbusConnector:
 
     async def _write(self, waiting: _Waiting) -> Value | None:
         assert self._schedule is not None
-        assert self._line is not None
         write, target = waiting.write, waiting.target
-        device, unit = write.device, self._units[write.device]
-        if self._schedule.state(device) is DeviceState.OFFLINE:
-            raise CommandError(Outcome.UNAVAILABLE, f"{device} is offline")
-        if self._line.client.echo is None:
-            # the echo of a write looks like its success; a read of the same point shows which line this is
-            await self._ask(device, read_request(unit, alone(target)))
-            if self._line.client.echo is None:
-                raise CommandError(Outcome.UNAVAILABLE, f"{device} does not answer")
-        raw = raw_of(target, write.value)
-        request = write_request(unit, target, raw)
-        reply = (await self._ask(device, request)).reply
-        for _ in range(_BUSY_TRIES):
-            if reply.code != 6:
-                break
-            await asyncio.sleep(_BUSY_PAUSE_S)
-            reply = (await self._ask(device, request)).reply
-        if reply.code and reply.code != 5:
-            raise CommandError(Outcome.FAILED, reason_of(reply.code))
-        sure = reply.data is not None
-        verify = write.verify or (target.point.write is not None and target.point.write.verify)
-        if not sure and not verify:
-            raise CommandError(Outcome.UNKNOWN, reason_of(reply.code) if reply.code else f"{device} did not answer")
-        if sure:
-            self._answered(device)
-        self._expedite(target)
-        return await self._verified(device, target, raw, sure) if verify else None
+        if self._schedule.state(write.device) is DeviceState.OFFLINE:
+            raise CommandError(Outcome.UNAVAILABLE, f"{write.device} is offline")
 
-    async def _verified(self, device: str, target: Spot, raw: Value, sure: bool) -> Value:
-        """Reads the point back: it alone can say what became of a write whose reply was lost."""
-        read = alone(target)
-        reply = (await self._ask(device, read_request(self._units[device], read))).reply
-        if reply.doubtful:
-            reply = (await self._ask(device, read_request(self._units[device], read))).reply
-        if reply.data is None:
-            raise CommandError(Outcome.UNKNOWN, f"{device} did not answer when the point was read back")
-        (found,), _ = decoded(read, reply.data)
-        wanted = decoded(read, write_request(0, target, raw).data)[0][0] if not target.table.bits else bool(raw)
-        value = engineering(target, found)
-        if found == wanted and value is not None:
-            return value
-        outcome = Outcome.FAILED if sure else Outcome.UNKNOWN
-        raise CommandError(outcome, f"{target.point.name} reads back as {value}", value)
+        async def ask(request: Request) -> Reply:
+            return (await self._ask(write.device, request)).reply
+
+        def echo() -> bool | None:
+            assert self._line is not None
+            return self._line.client.echo
+
+        verify = write.verify or (target.point.write is not None and target.point.write.verify)
+        try:
+            return await carry_out(ask, echo, self._units[write.device], target, write.value, verify)
+        finally:
+            self._expedite(target)
 
     def _expedite(self, target: Spot) -> None:
-        """The new value is read at once, so that everybody sees it."""
+        """Whatever became of a write, the point is read at once, so that everybody sees it."""
         assert self._schedule is not None
         for job in self._schedule.jobs:
             if any(item.key.point is target.point for item in job.work.items):

@@ -1,0 +1,82 @@
+"""One write, from the value that a person means to what became of it.
+
+Invariants: nothing is sent before it is known whether the line echoes, for an echo looks like success. A write is sent
+once; it is repeated only after exception 6, which says that it was not carried out. A reply that was lost is `unknown`,
+unless reading the point back shows the value.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from gateway.connectors.modbus.client import Reply, Request
+from gateway.connectors.modbus.config import Spot
+from gateway.connectors.modbus.values import (
+    alone,
+    decoded,
+    engineering,
+    raw_of,
+    read_request,
+    reason_of,
+    write_request,
+)
+from gateway.errors import CommandError
+from gateway.model import Outcome, Value
+
+BUSY_PAUSE_S = 0.2
+"""Before a device that said busy (exception 5 or 6) is asked again; 100 to 500 ms are usual."""
+BUSY_TRIES = 3
+_BUSY = 6
+_MAY_HAVE_ACTED = (5, 11)
+"""Acknowledge: it still works on it. Gateway target silent: the target may have heard it."""
+
+Ask = Callable[[Request], Awaitable[Reply]]
+
+
+async def carry_out(
+    ask: Ask, echo: Callable[[], bool | None], unit: int, target: Spot, value: Value, verify: bool
+) -> Value | None:
+    """Writes one point; returns what was read back, None when nothing was.
+
+    Raises:
+        CommandError: with the outcome that the caller shall see.
+        ValueError: the point cannot hold the value; nothing was sent.
+    """
+    raw = raw_of(target, value)
+    request = write_request(unit, target, raw)
+    if echo() is None:
+        await ask(read_request(unit, alone(target)))
+        if echo() is None:
+            raise CommandError(Outcome.UNAVAILABLE, f"unit {unit} does not answer")
+    reply = await ask(request)
+    for _ in range(BUSY_TRIES):
+        if reply.code != _BUSY:
+            break
+        await asyncio.sleep(BUSY_PAUSE_S)
+        reply = await ask(request)
+    if reply.code and reply.code not in _MAY_HAVE_ACTED:
+        raise CommandError(Outcome.FAILED, reason_of(reply.code))
+    acknowledged = reply.data is not None
+    if verify:
+        return await _read_back(ask, unit, target, raw, acknowledged)
+    if not acknowledged:
+        raise CommandError(Outcome.UNKNOWN, reason_of(reply.code) if reply.code else f"unit {unit} did not answer")
+    return None
+
+
+async def _read_back(ask: Ask, unit: int, target: Spot, raw: Value, acknowledged: bool) -> Value:
+    read = alone(target)
+    reply = await ask(read_request(unit, read))
+    if reply.doubtful:
+        reply = await ask(read_request(unit, read))
+    if reply.data is None:
+        raise CommandError(Outcome.UNKNOWN, f"unit {unit} did not answer when the point was read back")
+    (found,), _ = decoded(read, reply.data)
+    # what the register holds of it: a float32 is not the float that was said
+    wanted = bool(raw) if target.table.bits else decoded(read, write_request(unit, target, raw).data)[0][0]
+    value = engineering(target, found)
+    if found == wanted and value is not None:
+        return value
+    outcome = Outcome.FAILED if acknowledged else Outcome.UNKNOWN
+    raise CommandError(outcome, f"{target.point.name} reads back as {value}", value)

@@ -166,7 +166,7 @@ async def whole_connector(port: int, count: int) -> Cost:
     device = MqttDevice(name="{device}", bus="bench", topic="plant/{device}/state", points=POINTS)
     connector = MqttConnector(bus(port), [device], tools)
     task = asyncio.create_task(connector.run(sink.emit))
-    while not connector.status()["connected"]:  # noqa: ASYNC110 - status is all that a connector tells
+    while not connector.status()["open"]:  # noqa: ASYNC110 - status is all that a connector tells
         await asyncio.sleep(0.01)
     cost = await measured("whole connector", port, count, lambda: sink.samples)
     task.cancel()

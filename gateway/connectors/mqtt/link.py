@@ -1,4 +1,4 @@
-"""One network connection to a broker, from CONNECT to the end. The only module that knows paho.
+"""One network connection to a broker, from CONNECT to the end. With `sockets`, all that knows paho.
 
 paho does what is rare and intricate: connecting, properties and reason codes of both versions, subscribing,
 publishing, keepalive. Its "socket" is ours: asyncio owns the real one (TLS and name resolution never block), `Cutter`
@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import paho.mqtt.client as mqtt
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.enums import MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
@@ -30,6 +30,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from gateway.connectors.mqtt.config import MqttBus
 from gateway.connectors.mqtt.frames import PING, PINGREQ, Cutter, Publish, pubacks
+from gateway.connectors.mqtt.sockets import Client, Wire
 from gateway.errors import DecodeError, LinkError
 
 _MAX_INBOX = 2_000
@@ -66,46 +67,6 @@ class Options(NamedTuple):
     persistent: bool = True
 
 
-class _Wire:
-    """The socket that paho sees."""
-
-    def __init__(self, send: Callable[[bytes], None], close: Callable[[], None]) -> None:
-        self.inbound = bytearray()
-        self._send = send
-        self._close = close
-
-    def recv(self, size: int) -> bytes:
-        if not self.inbound:
-            raise BlockingIOError
-        taken = bytes(self.inbound[:size])
-        del self.inbound[:size]
-        return taken
-
-    def send(self, data: bytes | bytearray) -> int:
-        self._send(bytes(data))
-        return len(data)
-
-    def close(self) -> None:
-        self._close()
-
-    def fileno(self) -> int:
-        return -1
-
-    def setblocking(self, flag: bool) -> None:
-        pass
-
-
-class _Client(mqtt.Client):
-    """paho on our wire. `_create_socket` is the one thing of its inside that this program relies on."""
-
-    def __init__(self, wire: _Wire, **options: Any) -> None:
-        super().__init__(CallbackAPIVersion.VERSION2, reconnect_on_failure=False, **options)
-        self.wire = wire
-
-    def _create_socket(self) -> Any:
-        return self.wire
-
-
 def _nothing() -> None:
     """A ping that proves nothing that anybody waits for."""
 
@@ -133,8 +94,8 @@ class Link(asyncio.Protocol):
         self._last_ping = self._loop.time()
         version = MQTTProtocolVersion.MQTTv5 if options.five else MQTTProtocolVersion.MQTTv311
         clean: dict[str, Any] = {} if options.five else {"clean_session": not options.persistent}
-        wire = _Wire(self._queue, self._hang_up)
-        self._client = _Client(wire, client_id=options.client_id, protocol=version, **clean)
+        wire = Wire(self._queue, self._hang_up)
+        self._client = Client(wire, client_id=options.client_id, protocol=version, **clean)
         self._client.on_connect = self._on_connect
         self._client.on_disconnect = self._on_disconnect
         self._client.on_subscribe = self._on_subscribe

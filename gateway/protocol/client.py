@@ -69,11 +69,12 @@ class Send(NamedTuple):
 
 
 class Fetch(NamedTuple):
-    """Get records of `stream` from `seq` on and give them to `fetched`."""
+    """Get records of `stream` from `seq` on and give them to `fetched`, which sends at most `max_records` of them."""
 
     stream: str
     seq: int
     max_bytes: int
+    max_records: int
 
 
 class Fill(NamedTuple):
@@ -233,6 +234,17 @@ class Manifest:
 
     def trusted(self, stream: str) -> bool:
         return stream not in self._distrusted
+
+
+class _Room(NamedTuple):
+    """What is left of the window."""
+
+    records: int
+    bytes: int
+
+
+def _least(one: _Room, other: _Room) -> _Room:
+    return _Room(min(one.records, other.records), min(one.bytes, other.bytes))
 
 
 class _Flight(NamedTuple):
@@ -438,15 +450,15 @@ class ClientSession:
             return None
         live = next((place for place in behind if not place.sealed), None)
         old = next((place for place in behind if place.sealed), None)
-        room = self._room(0)
         if old is not None:
-            least, most = self._backlog_room()
-            if least > 0 or (live is None and most > 0):
-                return self._fetch(old, min(room, least if live is not None else most))
-        return self._fetch(live, room) if live is not None else None
+            owed, spare = self._backlog_room()
+            fetch = self._fetch(old, _least(self._room(0), spare if live is None else owed))
+            if fetch is not None or live is None:
+                return fetch
+        return self._fetch(live, self._room(0)) if live is not None else None
 
-    def _fetch(self, place: _Place, room: int) -> Fetch | None:
-        return Fetch(place.stream, place.at, room) if room > 0 else None
+    def _fetch(self, place: _Place, room: _Room) -> Fetch | None:
+        return Fetch(place.stream, place.at, room.bytes, room.records) if room.records > 0 and room.bytes > 0 else None
 
     @property
     def in_flight(self) -> tuple[int, int]:
@@ -457,25 +469,22 @@ class ClientSession:
     def _limit_bytes(self) -> int:
         return min(self._window.bytes, self._own_window_bytes)
 
-    def _room(self, extra: int) -> int:
-        """Bytes that may be sent now [W1, W2]."""
+    def _room(self, extra: int) -> _Room:
+        """What may be sent now [W1, W2]."""
         records, size = self.in_flight
         if not records:
-            return max(1, self._limit_bytes())
-        if records >= self._window.batches + extra:
-            return 0
-        return max(1 if extra else 0, self._limit_bytes() - size)
+            return _Room(self._window.batches + extra, max(1, self._limit_bytes()))
+        return _Room(self._window.batches + extra - records, max(1 if extra else 0, self._limit_bytes() - size))
 
-    def _backlog_room(self) -> tuple[int, int]:
-        """Bytes that sealed streams are owed, and that they may take when nothing new waits [M6]."""
+    def _backlog_room(self) -> tuple[_Room, _Room]:
+        """What sealed streams are owed, and what they may take when nothing new waits [M6]."""
         old = [place for place in self._places.values() if place.sealed and place.lane is Lane.LIVE]
         records, size = sum(len(place.flights) for place in old), sum(place.bytes for place in old)
-        share = max(1, self._window.batches // BACKLOG_SHARE)
-        limit = self._limit_bytes()
-        least = max(1, limit // BACKLOG_SHARE) - size if records < share else 0
-        spare = max(1, self._window.batches - share)
-        most = max(1, limit - limit // BACKLOG_SHARE) - size if records < spare else 0
-        return least, most
+        share_records = max(1, self._window.batches // BACKLOG_SHARE)
+        share_bytes = max(1, self._limit_bytes() // BACKLOG_SHARE)
+        spare_records = max(1, self._window.batches - share_records)
+        spare_bytes = max(1, self._limit_bytes() - share_bytes)
+        return _Room(share_records - records, share_bytes - size), _Room(spare_records - records, spare_bytes - size)
 
     def fetched(self, fetch: Fetch, records: Sequence[Record], now: float) -> list[Output]:
         """The answer to `want`."""
@@ -489,7 +498,7 @@ class ClientSession:
             if hole >= place.at:
                 return self._fill(Fill(place.stream, place.at, hole))
         outputs: list[Output] = []
-        for record in records:
+        for record in records[: fetch.max_records]:
             frame = encode_record(record)
             if not self._fits(place, len(frame)):
                 self._blocked = True
@@ -514,10 +523,7 @@ class ClientSession:
 
     def _fits(self, place: _Place, size: int) -> bool:
         records, in_flight = self.in_flight
-        extra = ALARM_EXTRA if place.lane is Lane.ALARM else 0
-        if not records:
-            return True
-        return records < self._window.batches + extra and (bool(extra) or in_flight + size <= self._limit_bytes())
+        return not records or place.lane is Lane.ALARM or in_flight + size <= self._limit_bytes()
 
     def results(self, results: Iterable[Result]) -> list[Output]:
         """Sends what was not sent on this session yet [K5]."""

@@ -32,6 +32,23 @@ def test_an_origin_is_forgotten_by_the_answer_to_a_ping_after_its_acknowledgemen
     assert not store.known
 
 
+def test_a_proof_of_the_old_message_does_not_forget_an_equal_one_with_the_same_number() -> None:
+    store = Store()
+    acks = Acks(store, SESSION)
+    acks.connected(resumed=False, now=0)
+    acks.emitted([origin(1)], 0)
+    store.known[origin(1)] = True
+    acks.settled([origin(1)], 0)
+    proof = acks.asked(0)
+    # the broker has the acknowledgement, and sends an equal message under the free number before it answers the ping
+    acks.reused(origin(1))
+    assert not store.known
+    acks.emitted([origin(1)], 1)
+    store.known[origin(1)] = False
+    proof()
+    assert set(store.known) == {origin(1)}
+
+
 def test_a_session_that_the_broker_lost_is_forgotten_and_others_are_not() -> None:
     store = Store()
     other = Origin(b"session2", 1, bytes(16))

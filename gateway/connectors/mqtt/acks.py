@@ -55,6 +55,13 @@ class Acks:
     def awaits(self, origin: Origin) -> bool:
         return origin in self._emitted or origin in self.held
 
+    def reused(self, origin: Origin) -> None:
+        """The broker uses a packet id again for an equal message: proofs under way are of the old one only."""
+        for acknowledged in (self.unproved, *self._asked):
+            if origin in acknowledged:
+                acknowledged.remove(origin)
+        self._ledger.forget((origin,))
+
     def emitted(self, origins: Sequence[Origin], now: float) -> None:
         self._moved(now)
         self._emitted.update(origins)
@@ -87,7 +94,7 @@ class Acks:
             self._exclude_at = None
 
         def answered() -> None:
-            self._asked.remove(asked)
+            self._asked = [each for each in self._asked if each is not asked]
             self._ledger.forget(asked)
             if exclude:
                 pending = [origin for each in self._asked for origin in each]

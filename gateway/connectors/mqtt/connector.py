@@ -251,7 +251,7 @@ class MqttConnector:
         ledger = self._tools.ledger
         if not message.again:
             if ledger.seen(origin):
-                ledger.forget((origin,))
+                self._acks.reused(origin)
             return False
         self._redelivered += 1
         if self._acks.awaits(origin):

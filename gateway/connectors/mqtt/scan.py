@@ -35,8 +35,11 @@ async def scan(
     seconds: float = 10.0,
     progress: Callable[[float, int], None] | None = None,
     filters: Sequence[str] = ("#",),
+    stop: asyncio.Event | None = None,
 ) -> Scan:
     """Listens for `seconds`; `progress(elapsed_s, messages)` is called twice a second.
+
+    When `stop` is set it returns what was heard until then.
 
     Raises LinkError. Cancelling is safe.
     """
@@ -46,7 +49,7 @@ async def scan(
     try:
         refused = await link.subscribe(filters, 0)
         start = said = loop.time()
-        while (elapsed := loop.time() - start) < seconds:
+        while (elapsed := loop.time() - start) < seconds and not (stop and stop.is_set()):
             try:
                 async with asyncio.timeout(min(_PROGRESS_S, seconds - elapsed)):
                     for message in await link.receive():
@@ -58,5 +61,5 @@ async def scan(
                 progress(said - start, survey.messages)
     finally:
         link.close()
-    found = survey.found(seconds)
+    found = survey.found(elapsed)
     return Scan(found, configuration(found, bus.name), survey.messages, survey.left_off, refused)

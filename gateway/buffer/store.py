@@ -534,7 +534,11 @@ class Store:
         result: list[Stored] = []
         size = 0
         damaged: list[int] = []
+        previous = start - 1
         for row in cursor:
+            if row[0] <= previous:
+                raise CorruptError(f"{self._path}: records of stream {name} are out of order")
+            previous = row[0]
             try:
                 stored = from_row(name, lane, row)
             except DecodeError:

@@ -91,6 +91,8 @@ class _Endpoint:
         self.backoff = Backoff(random)
         self.metered = metered
         self.not_before = 0.0
+        self.failed_at = 0.0
+        """0: it worked when it was last tried."""
         self.resting = False
         self.reason = ""
         self.version = b""
@@ -138,7 +140,7 @@ class Failover:
         connection = self._connections[number]
         endpoint = self._endpoints[connection.endpoint]
         endpoint.reason, endpoint.resting, endpoint.token_tried = "", False, False
-        endpoint.not_before = 0.0
+        endpoint.not_before = endpoint.failed_at = 0.0
         connection.sink = sink
         connection.since = now
         actions: list[Action] = []
@@ -200,6 +202,7 @@ class Failover:
         wait_s = reaction.wait_s + self._random() * reaction.spread_s
         endpoint.reason = reaction.reason
         endpoint.version = version
+        endpoint.failed_at = now
         endpoint.resting = reaction.kind in (Kind.REST, Kind.TOKEN, Kind.EVICTED)
         match reaction.kind:
             case Kind.RETRY:
@@ -270,7 +273,9 @@ class Failover:
             return
         busy = {c.endpoint for c in connecting} | {c.endpoint for c in self._standbys()}
         suspects = {c.endpoint for c in self._connections.values() if c.state is State.SUSPECT}
-        for index in sorted(self._available(now, breaker=False), key=lambda i: i in suspects):
+        # best first; but none again before the others had their turn, and last what is suspect right now
+        free = self._available(now, breaker=False)
+        for index in sorted(free, key=lambda i: (i in suspects, self._endpoints[i].failed_at)):
             if index not in busy and len(self._connections) < MAX_CONNECTIONS:
                 actions.append(self._connect(index, bool(suspects), now))
                 return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -405,10 +406,12 @@ class Chaos(RuleBasedStateMachine):
     order, no mark ahead of its rows, no ack ahead of the store."""
 
     STREAMS = (S, T)
+    COUNTS = st.sampled_from([1, 2, 4, 1000])
 
     @initialize()
     def start(self) -> None:
-        self.folder = TemporaryDirectory()
+        # in memory: a flush that waits for a disk proves nothing here, and there are thousands
+        self.folder = TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
         self.sink = SqliteSink(Path(self.folder.name))
         self.begin()
 
@@ -443,25 +446,31 @@ class Chaos(RuleBasedStateMachine):
         self.waiting += entries(outputs)
         self.check(which, outputs)
 
+    @rule(which=st.integers(0, 1), stream=st.sampled_from(STREAMS), count=st.integers(2, 6))
+    def send_a_run(self, which: int, stream: str, count: int) -> None:
+        """In order, as a gateway does."""
+        for _ in range(count):
+            self.send(which=which, stream=stream, ahead=0, width=0)
+
     @precondition(lambda self: self.waiting)
-    @rule(share=st.floats(0.1, 1.0))
-    def commit(self, share: float) -> None:
-        group = self.take(share)
+    @rule(count=COUNTS)
+    def commit(self, count: int) -> None:
+        group = self.take(count)
         for entry, verdict in zip(group, self.sink.commit(group, [], 0), strict=True):
             self.streams.settle(entry, verdict.mark)
         self.flush()
 
     @precondition(lambda self: self.waiting)
-    @rule(share=st.floats(0.1, 1.0))
-    def fail(self, share: float) -> None:
-        self.streams.failed(self.take(share))
+    @rule(count=COUNTS)
+    def fail(self, count: int) -> None:
+        self.streams.failed(self.take(count))
         self.flush()
 
     @precondition(lambda self: self.waiting)
-    @rule(share=st.floats(0.1, 1.0))
-    def commit_and_hear_of_a_failure(self, share: float) -> None:
+    @rule(count=COUNTS)
+    def commit_and_hear_of_a_failure(self, count: int) -> None:
         """The disk took it, and reported an error all the same."""
-        group = self.take(share)
+        group = self.take(count)
         self.sink.commit(group, [], 0)
         self.streams.failed(group)
         self.flush()
@@ -475,8 +484,8 @@ class Chaos(RuleBasedStateMachine):
         self.sink = SqliteSink(Path(self.folder.name))
         self.begin()
 
-    def take(self, share: float) -> list[Entry]:
-        count = max(1, int(len(self.waiting) * share))
+    def take(self, count: int) -> list[Entry]:
+        """So many of those that wait, oldest first: what is left was handed over behind them."""
         group, self.waiting = self.waiting[:count], self.waiting[count:]
         return group
 
@@ -520,14 +529,14 @@ class Chaos(RuleBasedStateMachine):
 
     def commit_rest(self) -> None:
         while self.waiting:
-            self.commit(1.0)
+            self.commit(count=1000)
         for stream in self.STREAMS:
             expected = self.streams.expected(stream)
             outputs = self.sessions[0].receive(batch(expected, stream))
             assert stored(outputs) == [(expected, expected)], "a stream that no longer moves"
             self.waiting += entries(outputs)
-            self.commit(1.0)
-            assert self.sink.marks("g1", [stream])[stream].number == expected
+            self.commit(count=1000)
+            assert self.sink.marks("g1", [stream])[stream].number >= expected
 
 
 Chaos.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None, derandomize=True)

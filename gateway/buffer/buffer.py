@@ -387,7 +387,7 @@ class Buffer:
         if record:
             for lane in Lane:
                 self.close(lane)
-        self._shelf.clock_state = state
+        self._shelf.set_clock(state)
         if record:
             for stream in self._shelf.current.values():
                 if stream.next > 1 or stream.lane is Lane.LIVE:

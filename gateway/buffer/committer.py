@@ -62,7 +62,6 @@ class Committer:
         self._urgent = False
         self._trim_at: float | None = None
         self._expire_at = clock.monotonic() + EXPIRE_S
-        self._age_offset_ms: int | None = None
         self._started = self._finished = 0
         self._lock = asyncio.Lock()
         self._kick = asyncio.Event()
@@ -206,14 +205,7 @@ class Committer:
         if self._settings.max_age is None or state.trust is Trust.UNSYNCED:
             return None
         before_ms = self._shelf.boot_ms() - int(self._settings.max_age * 1000)
-        return Expiry(state.boot, before_ms, before_ms + self._age_offset())
-
-    def _age_offset(self) -> int:
-        """The earliest UTC that this process ever believed: a step of the clock expires nothing."""
-        offset_ms = self._shelf.clock_state.offset_ms
-        if self._age_offset_ms is None or offset_ms < self._age_offset_ms:
-            self._age_offset_ms = offset_ms
-        return self._age_offset_ms
+        return Expiry(state.boot, before_ms, before_ms + self._shelf.earliest_offset_ms)
 
     def _done(self, helds: Sequence[Held], done: Done) -> None:
         self._set_disks(done.disks)

@@ -34,7 +34,7 @@ from gateway.buffer.schema import Loss
 from gateway.buffer.store import Opened
 from gateway.buffer.streams import Flight, Held, Kept, Settling, Stream
 from gateway.clock import Clock
-from gateway.model import ClockState, GapReason, Lane, Origin, Record, RecordKind, Row
+from gateway.model import ClockState, GapReason, Lane, Origin, Record, RecordKind, Row, Trust
 from gateway.protocol.messages import GapBody, StreamOffer
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,9 @@ class Shelf:
         self._clock = clock
         self._ring = ring
         self._opened_s = clock.monotonic()
-        self.clock_state: ClockState = clock.state()
+        self.clock_state = clock.state()
+        self.earliest_offset_ms = self.clock_state.offset_ms
+        """By the earliest UTC that was ever believed, the age of other boots' records: a step expires nothing."""
         self.streams: dict[str, Stream] = {}
         """Oldest first."""
         self.current: dict[Lane, Stream] = {}
@@ -114,6 +116,12 @@ class Shelf:
 
     def boot_ms(self) -> int:
         return self._clock.boot_ns() // 1_000_000
+
+    def set_clock(self, state: ClockState) -> None:
+        if state.trust is not Trust.UNSYNCED:
+            believed = self.clock_state.trust is not Trust.UNSYNCED
+            self.earliest_offset_ms = min(self.earliest_offset_ms, state.offset_ms) if believed else state.offset_ms
+        self.clock_state = state
 
     # ── rows and records ─────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from pathlib import Path
 
 import pytest
 
+from gateway.buffer.database import CorruptError
 from gateway.model import GapReason, RecordKind
 from gateway.testing.loop import run
 from tests.buffer.world import Machine, Sink, deliver, row
@@ -65,12 +67,8 @@ def test_it_starts_and_says_what_is_lost(tmp_path: Path, damage: object, seed: i
         buffer = await machine.start()
         sink = Sink()
         for _ in range(3):  # a damage that is met while reading is repaired, then read again
-            try:
+            with contextlib.suppress(CorruptError):
                 await deliver(buffer, sink, max_bytes=5000)
-            except OSError:
-                raise
-            except Exception as error:
-                assert type(error).__name__ == "CorruptError", error
         await deliver(buffer, sink)
         # it works on
         await buffer.append([row(1000)])
@@ -95,18 +93,14 @@ def test_one_bad_page_costs_little_and_is_reported_where_it_was(tmp_path: Path) 
         machine = await filled(tmp_path)
         file = machine.data / "buffer.db"
         data = bytearray(file.read_bytes())
-        body = data.rindex(b"\x0a", 0, len(data) // 2)  # somewhere in the middle
-        data[body] ^= 0x01
-        at = data.index(b'"device"') if b'"device"' in data else body
-        data[at] ^= 0x01
+        page = len(data) // 1024 // 2 * 1024
+        data[page : page + 1024] = bytes(1024)
         file.write_bytes(data)
         buffer = await machine.start()
         sink = Sink()
         for _ in range(2):
-            try:
+            with contextlib.suppress(CorruptError):
                 await deliver(buffer, sink)
-            except Exception as error:
-                assert type(error).__name__ == "CorruptError", error
         await machine.stop()
         return sink
 

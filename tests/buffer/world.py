@@ -1,4 +1,4 @@
-"""What the buffer lives in: a machine that can be killed or cut off, and a sink that keeps the rules of the protocol."""
+"""Where the buffer lives: a machine that can be killed or cut off, and a sink that keeps the rules of the protocol."""
 
 from __future__ import annotations
 

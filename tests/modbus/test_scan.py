@@ -112,7 +112,7 @@ def test_ports_are_listed_with_their_lasting_names(tmp_path: Path) -> None:
     (tmp_path / "by-id" / "usb-FTDI").symlink_to("/dev/null")
     assert _links(tmp_path / "by-id") == {"/dev/null": str(tmp_path / "by-id" / "usb-FTDI")}
     assert _links(tmp_path / "by-path") == {}
-    for port in asyncio.run(serial_ports(tmp_path)):
+    for port in serial_ports(tmp_path):
         assert port.device.startswith("/dev/")
     twin = PortFound("/dev/ttyUSB0", "CH340", "/by-id/a", "/by-path/b", "has a twin")
     assert twin.best == "/by-path/b"

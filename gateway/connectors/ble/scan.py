@@ -31,9 +31,14 @@ class Found(NamedTuple):
 
 
 async def scan(
-    radio: Radio, seconds: float = 30.0, progress: Callable[[float, int], None] = lambda _share, _devices: None
+    radio: Radio,
+    seconds: float = 30.0,
+    progress: Callable[[float, int], None] = lambda _share, _devices: None,
+    stop: asyncio.Event | None = None,
 ) -> tuple[Found, ...]:
     """Listens actively. `progress(share, devices)` is called a few times a second, with a share of 0 to 1.
+
+    When `stop` is set it returns what was heard until then.
 
     Raises:
         LinkError: no adapter, with advice.
@@ -54,7 +59,7 @@ async def scan(
         await radio.start(False, on_heard)
         loop = asyncio.get_running_loop()
         began = loop.time()
-        while (elapsed := loop.time() - began) < seconds:
+        while (elapsed := loop.time() - began) < seconds and not (stop and stop.is_set()):
             progress(elapsed / seconds, len(found))
             await asyncio.sleep(min(_TICK_S, seconds - elapsed))
         progress(1.0, len(found))

@@ -16,7 +16,7 @@ from serial.tools import list_ports
 
 from gateway.clock import Clock
 from gateway.connectors.modbus.client import GATEWAY, Function, Request
-from gateway.connectors.modbus.config import AnyBus, RtuBus, TcpBus
+from gateway.connectors.modbus.config import AnyBus, RtuBus, TcpBus, character_s, gap_s
 from gateway.connectors.modbus.link import Line
 from gateway.connectors.modbus.values import reason_of
 from gateway.errors import LinkError
@@ -95,6 +95,11 @@ def host_candidates(host: str, tcp_port: int = 502, timeout_s: float = 0.5) -> l
     return [TcpBus(name="modbus", kind="modbus-tcp", host=host, tcp_port=tcp_port, timeout=timeout_s)]
 
 
+def longest_s(candidates: Sequence[AnyBus], units: Sequence[int] = UNITS) -> float:
+    """How long a scan that finds nobody takes, about: 8 characters asked, 5 in the shortest answer."""
+    return sum(len(units) * (bus.timeout + gap_s(bus) + 13 * character_s(bus)) for bus in candidates)
+
+
 async def scan(
     candidates: Sequence[AnyBus],
     clock: Clock,
@@ -104,8 +109,11 @@ async def scan(
     function: Literal[Function.READ_HOLDING_REGISTERS, Function.READ_INPUT_REGISTERS] = Function.READ_HOLDING_REGISTERS,
     address: int = 0,
     every_setting: bool = False,
+    stop: asyncio.Event | None = None,
 ) -> list[Finding]:
     """Asks every unit under every setting; ends with the first setting that found any, unless `every_setting`.
+
+    When `stop` is set it returns what was found until then.
 
     Cancelling is safe; the port is closed then.
 
@@ -118,7 +126,9 @@ async def scan(
         line = await _opened(bus, clock)
         try:
             for count, unit in enumerate(units):
-                progress(Progress(number * len(units) + count, total, f"{_named(bus)}, unit {unit}", len(findings)))
+                if stop and stop.is_set():
+                    return findings
+                progress(Progress(number * len(units) + count, total, f"{named(bus)}, unit {unit}", len(findings)))
                 if line.lost:  # some gateways hang up on a unit that they do not know
                     line.close()
                     line = await _opened(bus, clock)
@@ -156,7 +166,8 @@ async def _answer(line: Line, request: Request) -> str:
     return reason_of(reply.code) if reply.code else ""
 
 
-def _named(bus: AnyBus) -> str:
+def named(bus: AnyBus) -> str:
+    """`9600 8N1`, or `192.168.1.50:502`."""
     if isinstance(bus, RtuBus):
         return f"{bus.baud_rate} 8{bus.parity}{bus.stop_bits}"
     return f"{bus.host}:{bus.tcp_port}"
@@ -189,12 +200,8 @@ def paste(findings: Sequence[Finding]) -> str:
     return "\n".join(lines)
 
 
-async def serial_ports(links: Path = Path("/dev/serial")) -> list[PortFound]:
-    """The serial ports of this machine with their lasting names."""
-    return await asyncio.to_thread(_serial_ports, links)
-
-
-def _serial_ports(links: Path) -> list[PortFound]:
+def serial_ports(links: Path = Path("/dev/serial")) -> list[PortFound]:
+    """The serial ports of this machine with their lasting names. Blocks while it looks through /sys."""
     ports = sorted(list_ports.comports())
     twins = Counter((port.vid, port.pid) for port in ports if port.vid is not None and not port.serial_number)
     lasting = {kind: _links(links / kind) for kind in ("by-id", "by-path")}

@@ -14,6 +14,7 @@ from gateway.clock import SystemClock
 from gateway.connectors.mqtt.config import MqttBus
 from gateway.connectors.mqtt.link import connected
 from gateway.connectors.mqtt.survey import Found, Survey, configuration
+from gateway.settings import toml as quoted
 
 _PROGRESS_S = 0.5
 
@@ -23,7 +24,7 @@ class Scan(NamedTuple):
 
     devices: list[Found]
     toml: str
-    """To paste into the configuration."""
+    """The bus and its devices, to paste into the configuration."""
     messages: int
     left_off: int
     refused: dict[str, str]
@@ -62,4 +63,15 @@ async def scan(
     finally:
         link.close()
     found = survey.found(elapsed)
-    return Scan(found, configuration(found, bus.name), survey.messages, survey.left_off, refused)
+    toml = f"{_bus(bus)}\n{configuration(found, bus.name)}"
+    return Scan(found, toml, survey.messages, survey.left_off, refused)
+
+
+def _bus(bus: MqttBus) -> str:
+    keys: dict[str, str | int | None] = {"name": bus.name, "kind": bus.kind, "host": bus.host, "port": bus.port}
+    keys["username"] = bus.username
+    keys["password_file"] = str(bus.password_file) if bus.password_file else None
+    lines = [f"{key} = {quoted(value)}" for key, value in keys.items() if value is not None]
+    if bus.tls is not None:
+        lines.append(f"tls = {quoted({'cafile': bus.tls.cafile} if bus.tls.cafile else {})}")
+    return "\n".join(["[[bus]]", *lines, ""])

@@ -17,6 +17,7 @@ from gateway.errors import LinkError
 BAUD_RATES = (9600, 115_200, 4800, 19_200, 38_400, 57_600, 2400, 1200)
 """In order of how often they are met; 4800 and 38400 are those of NMEA."""
 _ENOUGH_BYTES = 16_384
+_LOOK_S = 0.05
 _SURE = 4.0  # checksums were right: no other rate can be better
 
 
@@ -45,16 +46,22 @@ async def listen(
     settings: Sequence[Setting] = SETTINGS,
     seconds: float = 3.0,
     progress: Callable[[Setting], None] = lambda _: None,
+    stop: asyncio.Event | None = None,
 ) -> list[Heard]:
     """Listens `seconds` at each setting; the best comes first. Cancelling is safe and closes the port.
+
+    When `stop` is set it returns what was heard until then.
 
     Raises:
         LinkError: the port cannot be opened, or is gone.
     """
-    heard = []
+    heard: list[Heard] = []
+    stop = stop or asyncio.Event()
     for setting in settings:
+        if stop.is_set():
+            break
         progress(setting)
-        found = guess(await _record(port, setting, seconds))
+        found = guess(await _record(port, setting, seconds, stop))
         readable = found.format in ("nmea", "json", "lines")
         heard.append(Heard(setting, found, configuration(port, setting.baud_rate, found) if readable else ""))
         if found.certainty >= _SURE:
@@ -62,20 +69,9 @@ async def listen(
     return sorted(heard, key=lambda each: -each.guess.certainty)
 
 
-async def _record(path: str, setting: Setting, seconds: float) -> bytes:
+async def _record(path: str, setting: Setting, seconds: float, stop: asyncio.Event) -> bytes:
     data = bytearray()
-    done = asyncio.Event()
     lost: list[LinkError] = []
-
-    def received(chunk: bytes) -> None:
-        data.extend(chunk)
-        if len(data) >= _ENOUGH_BYTES:
-            done.set()
-
-    def hung_up(error: LinkError) -> None:
-        lost.append(error)
-        done.set()
-
     bus = SerialBus(
         name="scan",
         kind="serial",
@@ -84,13 +80,13 @@ async def _record(path: str, setting: Setting, seconds: float) -> bytes:
         data_bits=setting.data_bits,
         parity=setting.parity,
     )
-    line = SerialPort(bus, received, hung_up)
+    line = SerialPort(bus, data.extend, lost.append)
     line.open()
+    loop = asyncio.get_running_loop()
+    until = loop.time() + seconds
     try:
-        async with asyncio.timeout(seconds):
-            await done.wait()
-    except TimeoutError:
-        pass
+        while not (len(data) >= _ENOUGH_BYTES or lost or stop.is_set() or loop.time() >= until):  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK_S)  # three things end it; looking is simpler than waiting for all of them
     finally:
         line.close()
     if lost:

@@ -258,7 +258,7 @@ class _Flight(NamedTuple):
 class _Place:
     """Where this session is in one stream."""
 
-    __slots__ = ("at", "bytes", "flights", "lane", "nacked", "nacks", "next", "sealed", "sent", "stream")
+    __slots__ = ("acked", "at", "bytes", "flights", "lane", "nacked", "nacks", "next", "sealed", "sent", "stream")
 
     def __init__(self, offer: StreamOffer, at: int) -> None:
         self.stream = offer.stream
@@ -267,6 +267,8 @@ class _Place:
         self.next = offer.next
         self.at = at
         """The number to send next."""
+        self.acked = 0
+        """Highest number acked on this session."""
         self.sent = 0
         """Highest number sent on this session."""
         self.flights: deque[_Flight] = deque()
@@ -277,6 +279,7 @@ class _Place:
     def land(self, mark: int) -> _Flight | None:
         """Takes what is acked out of flight; returns the newest of it."""
         newest = None
+        self.acked = max(self.acked, mark)
         while self.flights and self.flights[0].last <= mark:
             newest = self.flights.popleft()
             self.bytes -= newest.size
@@ -615,7 +618,9 @@ class ClientSession:
         if place.nacks >= SAME_NACK_LIMIT:
             raise RemoteProtocolError(f"number {nack.expected} was asked for {place.nacks} times", 4410)
         place.rewind(nack.expected)
-        if nack.expected <= (self._manifest.mark(self.sink, nack.stream) or 0):
+        # lower than an ack of this very session: the sink went back; lower than one of another session: they crossed
+        if nack.expected <= place.acked:
+            place.acked = nack.expected - 1
             self._manifest.went_back(self.sink, nack.stream, nack.expected - 1)
         self._filled = None
         self._blocked = False

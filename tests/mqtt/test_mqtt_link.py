@@ -98,6 +98,20 @@ def test_messages_before_the_end_are_still_delivered_and_then_the_end() -> None:
     run(scenario)
 
 
+def test_a_backlog_before_the_answer_to_the_subscription_does_not_lock_the_link() -> None:
+    async def scenario() -> None:
+        async with linked() as (script, link):
+            script.say(b"\x30\x03\0\x01t" * 5_000)
+            await eventually(lambda: len(link._inbox) == 5_000, "a resumed session sends at once")
+            subscribing = asyncio.create_task(link.subscribe(["a"], 1))
+            await eventually(lambda: script.got, "the subscription")
+            script.say(b"\x30\x03\0\x01t" * 5_000 + b"\x90\x03" + script.got[2:4] + b"\x01")
+            assert await subscribing == {}
+            assert len(await link.receive()) == 10_000
+
+    run(scenario)
+
+
 def test_what_is_no_mqtt_ends_the_link() -> None:
     async def scenario() -> None:
         for garbage in (

@@ -87,6 +87,8 @@ class Link(asyncio.Protocol):
         self._inbox_bytes = 0
         self._arrived = asyncio.Event()
         self._paused = False
+        self._subscribed = False
+        """Until then nobody receives: who stops reading now never reads the SUBACK behind a backlog."""
         self._failure: LinkError | None = None
         self._connack: asyncio.Future[Session] = self._loop.create_future()
         self._subacks: dict[int, asyncio.Future[list[ReasonCode]]] = {}
@@ -148,6 +150,7 @@ class Link(asyncio.Protocol):
             except TimeoutError as error:
                 raise LinkError("the broker does not answer a subscription") from error
             refused |= {each: str(code) for each, code in zip(some, codes, strict=True) if code.is_failure}
+        self._subscribed = True
         return refused
 
     async def receive(self) -> list[Publish]:
@@ -253,7 +256,7 @@ class Link(asyncio.Protocol):
             self._inbox_bytes += sum(len(message.payload) for message in cut.messages)
             self._arrived.set()
             full = len(self._inbox) > _MAX_INBOX or self._inbox_bytes > _MAX_INBOX_BYTES
-            if full and not self._paused and self._transport is not None and self._failure is None:
+            if full and self._subscribed and not self._paused and self._transport is not None and self._failure is None:
                 self._paused = True
                 self._transport.pause_reading()
 

@@ -1,0 +1,360 @@
+"""The whole gateway, measured from the source's socket to the sink's ack: `python tests/benchmarks/end_to_end.py`.
+
+Every process is real: mosquitto, machines, `gateway run` with a configuration file, a sink. Beside the figures stand
+the aims and, measured in the same run, what the libraries cost alone. `--rows` chooses, `--json` prints for programs.
+Only ratios within one run mean anything on a shared machine; see README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import sys
+import tempfile
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import floors
+import meters
+from loads import MQTT_DEVICES, REGISTERS
+from rig import Rig, Tool
+
+from gateway.errors import GatewayError
+from gateway.testing.broker import Mosquitto
+
+STEADY_PER_S = 200
+WARM_UP_S = 2.0
+
+
+class Figure(NamedTuple):
+    """One line of the table."""
+
+    what: str
+    value: float
+    aim: str = ""
+    """`<= 5`, `>= 12000`; empty: none."""
+    floor: str = ""
+    """The same without a gateway, in this run."""
+
+    @property
+    def short(self) -> bool:
+        if not self.aim:
+            return False
+        relation, bound = self.aim.split()
+        return self.value > float(bound) if relation == "<=" else self.value < float(bound)
+
+
+class Options(NamedTuple):
+    seconds: float
+    """Of each steady measurement."""
+    messages: int
+    """Of each flat-out measurement."""
+
+
+Work = Callable[[Options], Coroutine[None, None, list[Figure]]]
+
+
+@contextmanager
+def mosquitto() -> Iterator[Mosquitto]:
+    """Without the limits that would make it drop what we cannot take at once."""
+    with (
+        tempfile.TemporaryDirectory(prefix="gw-bench-") as folder,
+        Mosquitto(Path(folder), max_queued_messages=0, max_inflight_messages=0, log_type="error") as broker,
+    ):
+        yield broker
+
+
+def quantiles_ms(sent: dict[str, list[float]], batches: Sequence[tuple[float, int, dict[str, int]]],
+                 since: float) -> tuple[float, float]:  # fmt: skip
+    """p50 and p99 from sending to arrival: what a device gave away k-th is what arrived k-th of it."""
+    arrived: dict[str, list[float]] = {}
+    for at, _, rows in batches:
+        for device, count in rows.items():
+            arrived.setdefault(device, []).extend([at] * count)
+    taken = [
+        (there - here) * 1000
+        for device, times in sent.items()
+        for here, there in zip(times, arrived.get(device, ()), strict=False)
+        if here >= since
+    ]
+    cuts = statistics.quantiles(taken, n=100)
+    return cuts[49], cuts[98]
+
+
+def by_device(sent: Sequence[float]) -> dict[str, list[float]]:
+    return {f"device-{i:02}": list(sent[i::MQTT_DEVICES]) for i in range(MQTT_DEVICES)}
+
+
+# ── rows ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def flat(options: Options) -> list[Figure]:
+    """As fast as it goes, into the real ingest server: until all is committed there and acked."""
+    with mosquitto() as broker:
+        async with Rig("ingest") as rig, Tool("loads.py", "publish", broker.port, options.messages, 0, 1) as publisher:
+            rig.mqtt(broker)
+            await rig.start()
+            before = meters.usage(rig.gateway.pid)
+            said = asyncio.create_task(publisher.ask())
+            await rig.stored(2 * options.messages)
+            ended = time.monotonic()
+            used = meters.usage(rig.gateway.pid).since(before)
+            took_s = ended - (await said)["began"]
+    with mosquitto() as broker:
+        floor = await asyncio.to_thread(floors.paho_flat_out, broker, options.messages // 2)
+    return [
+        Figure("MQTT flat out: messages/s until acked", options.messages / took_s, ">= 12000",
+               f"paho alone {floor.rate:,.0f}"),
+        Figure("MQTT flat out: CPU-s per 100k readings", per_100k(used.cpu_s, 2 * options.messages), "<= 4.0",
+               f"paho alone {floor.cpu_us * 0.05:.1f}"),
+    ]  # fmt: skip
+
+
+async def steady(options: Options) -> list[Figure]:
+    """200 messages/s into the real ingest server: processor time, and what reaches the disk."""
+    messages = int(STEADY_PER_S * (options.seconds + WARM_UP_S))
+    with mosquitto() as broker:
+        async with Rig("ingest") as rig, Tool("loads.py", "publish", broker.port, messages, STEADY_PER_S, 1) as source:
+            rig.mqtt(broker)
+            await rig.start()
+            said = asyncio.create_task(source.ask())
+            await asyncio.sleep(WARM_UP_S)
+            before = meters.usage(rig.gateway.pid)
+            await asyncio.sleep(options.seconds)
+            used = meters.usage(rig.gateway.pid).since(before)
+            await said
+            await rig.stored(2 * messages)
+            status = await rig.status()
+        alone = await floors.bridge(broker, STEADY_PER_S, options.seconds / 2)
+    readings = 2 * STEADY_PER_S * options.seconds
+    rtt_ms, buffer = status["uplink"]["rtt_ms"], status["buffer"]
+    return [
+        Figure("200 messages/s: CPU-s per 100k readings", per_100k(used.cpu_s, readings), "<= 15",
+               f"paho + websockets alone {alone:.1f}"),
+        Figure("200 messages/s: bytes to disk per reading", used.written_bytes / readings, "<= 1",
+               f"{buffer['commits']} commits, {buffer['committed_bytes']:,} bytes"),
+        Figure("200 messages/s: from sending to the ack of `gateway ingest`, ms", rtt_ms),
+    ]  # fmt: skip
+
+
+async def latency(options: Options) -> list[Figure]:
+    """200 messages/s into the counting sink: from the publisher's socket to the sink's, and the bytes in between."""
+    messages = int(STEADY_PER_S * (options.seconds + WARM_UP_S))
+    with mosquitto() as broker:
+        async with (
+            Rig("counting") as rig,
+            Tool("loads.py", "publish", broker.port, messages, STEADY_PER_S, 1) as source,
+        ):
+            rig.mqtt(broker)
+            await rig.start()
+            said = await source.ask()
+            await asyncio.sleep(0.5)
+            batches = await rig.counting.ask()
+    p50, p99 = quantiles_ms(by_device(said["sent"]), batches, said["began"] + WARM_UP_S)
+    wire, readings, per_batch = on_the_wire(batches, said["began"] + WARM_UP_S)
+    return [
+        Figure("200 messages/s: latency p50, ms", p50, "<= 1.5"),
+        Figure("200 messages/s: latency p99, ms", p99, "<= 5"),
+        Figure("200 messages/s: bytes per reading on the wire", wire / readings, "<= 12", f"{per_batch:.1f} per batch"),
+        Figure("200 messages/s: readings lost", 2 * messages - arrived(batches, 2)),
+    ]
+
+
+async def grouped(options: Options) -> list[Figure]:
+    """Batches of about 100 readings, as a path with a long way back makes them."""
+    per_second, ack_after_s = 500, 0.3
+    messages = int(per_second * (options.seconds / 2 + WARM_UP_S))
+    with mosquitto() as broker:
+        async with (
+            Rig("counting", ack_after_s) as rig,
+            Tool("loads.py", "publish", broker.port, messages, per_second, 1) as source,
+        ):
+            rig.mqtt(broker)
+            await rig.start()
+            said = await source.ask()
+            await asyncio.sleep(1)
+            batches = await rig.counting.ask()
+    wire, readings, per_batch = on_the_wire(batches, said["began"] + WARM_UP_S)
+    return [
+        Figure("500 messages/s, acks after 300 ms: bytes per reading on the wire", wire / readings, "<= 5",
+               f"{per_batch:.1f} per batch"),
+    ]  # fmt: skip
+
+
+async def modbus(options: Options) -> list[Figure]:
+    """Modbus TCP, each device behind its own connection."""
+    return [
+        *await _modbus(options, 10, "1s", 1.0, 0.9, 5),
+        *await _modbus(options, 50, "250ms", 0.25, 0.8, 8),
+    ]
+
+
+async def _modbus(
+    options: Options, devices: int, interval: str, interval_s: float, cpu_aim: float, latency_aim: float
+) -> list[Figure]:
+    async with Rig("counting") as rig, Tool("loads.py", "modbus") as machines:
+        rig.modbus(machines.said, devices, interval)
+        await rig.start()
+        await asyncio.sleep(WARM_UP_S)
+        since, before = time.monotonic(), meters.usage(rig.gateway.pid)
+        await asyncio.sleep(options.seconds)
+        until, used = time.monotonic(), meters.usage(rig.gateway.pid).since(before)
+        answered, batches = await machines.ask(), await rig.counting.ask()
+    window = [each for each in batches if since <= each[0] < until]
+    readings = arrived(window, REGISTERS)
+    p50, p99 = quantiles_ms({f"meter-{unit}": times for unit, times in answered.items()}, batches, since)
+    asked = devices * REGISTERS / interval_s
+    name = f"Modbus {devices} × {REGISTERS} each {interval}"
+    return [
+        Figure(f"{name}: readings/s", readings / (until - since), f">= {0.98 * asked:.0f}", f"asked for {asked:.0f}"),
+        Figure(f"{name}: CPU-s per 100k readings", per_100k(used.cpu_s, readings), f"<= {cpu_aim}"),
+        Figure(f"{name}: latency p50, ms", p50, f"<= {latency_aim}", f"p99 {p99:.1f}"),
+    ]
+
+
+async def memory(options: Options) -> list[Figure]:
+    """Modbus and MQTT together, after having been flat out."""
+    with mosquitto() as broker:
+        async with (
+            Rig("ingest") as rig,
+            Tool("loads.py", "modbus") as machines,
+            Tool("loads.py", "publish", broker.port, options.messages // 2, 0, 1) as publisher,
+        ):
+            rig.mqtt(broker)
+            rig.modbus(machines.said, 10, "1s")
+            await rig.start()
+            at_first = meters.memory(rig.gateway.pid)
+            await publisher.ask()
+            await rig.stored(options.messages)
+            after = meters.memory(rig.gateway.pid)
+    return [
+        Figure("memory PSS after the start, MB", at_first.pss_mb, "<= 45", f"RSS {at_first.rss_mb:.0f}"),
+        Figure("memory PSS after flat out, MB", after.pss_mb, "<= 45", f"RSS {after.rss_mb:.0f}"),
+    ]
+
+
+async def start(options: Options) -> list[Figure]:
+    """From the start of the process to the first reading at the sink; the best of three."""
+    best = float("inf")
+    for _ in range(3):
+        with mosquitto() as broker:
+            async with (
+                Rig("counting") as rig,
+                Tool("loads.py", "modbus") as machines,
+                Tool("loads.py", "publish", broker.port, 1000, 100, 1) as source,
+            ):
+                rig.mqtt(broker)
+                rig.modbus(machines.said, 1, "1s")
+                rig.write()
+                said = asyncio.create_task(source.ask())
+                await asyncio.sleep(0.2)
+                began = time.monotonic()
+                await rig.gateway.start()
+                await asyncio.sleep(4)
+                best = min(best, (await rig.counting.ask())[0][0] - began)
+                said.cancel()
+    return [Figure("start → first reading at the sink, s", best, "<= 0.8", f"python alone {await _python_s():.2f}")]
+
+
+async def _python_s() -> float:
+    began = time.monotonic()
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", "import asyncio, ssl")
+    await process.wait()
+    return time.monotonic() - began
+
+
+async def idle(options: Options) -> list[Figure]:
+    """A silent broker and one device that is read every 10 s."""
+    with mosquitto() as broker:
+        async with Rig("ingest") as rig, Tool("loads.py", "modbus") as machines:
+            rig.mqtt(broker)
+            rig.modbus(machines.said, 1, "10s")
+            await rig.start()
+            await asyncio.sleep(WARM_UP_S)
+            before, began = meters.usage(rig.gateway.pid), time.monotonic()
+            await asyncio.sleep(2 * options.seconds)
+            used, took_s = meters.usage(rig.gateway.pid).since(before), time.monotonic() - began
+    return [
+        Figure("idle: % of a core", 100 * used.cpu_s / took_s, "<= 0.5"),
+        Figure("idle: wake-ups/s", used.wakeups / took_s, "<= 20"),
+    ]
+
+
+async def bare(options: Options) -> list[Figure]:
+    """Libraries alone: what there is to compare a whole gateway with."""
+    small, many = await floors.websocket_send(2), await floors.websocket_send(100)
+    rows_s = await asyncio.to_thread(floors.sqlite_insert, 1000)
+    return [
+        Figure("websockets alone: CPU-s per 100k readings, 2 per batch", small[0], "", f"{small[1]:,.0f} frames/s"),
+        Figure("websockets alone: CPU-s per 100k readings, 100 per batch", many[0], "", f"{many[1]:,.0f} frames/s"),
+        Figure("SQLite alone: rows/s, 1,000 per commit", rows_s),
+    ]
+
+
+ROWS: dict[str, Work] = {
+    work.__name__: work for work in (flat, steady, latency, grouped, modbus, memory, start, idle, bare)
+}
+
+
+# ── arithmetic ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def per_100k(cpu_s: float, readings: float) -> float:
+    return cpu_s / readings * 1e5 if readings else float("nan")
+
+
+def arrived(batches: Sequence[tuple[float, int, dict[str, int]]], width: int) -> int:
+    return width * sum(sum(rows.values()) for _, _, rows in batches)
+
+
+def on_the_wire(batches: Sequence[tuple[float, int, dict[str, int]]], since: float) -> tuple[int, int, float]:
+    """Bytes, readings, readings per batch after the warm-up."""
+    first = bisect_left(batches, since, key=lambda each: each[0])
+    readings = arrived(batches[first + 1 :], 2)
+    return batches[-1][1] - batches[first][1], readings, readings / (len(batches) - first - 1)
+
+
+def show(figures: Sequence[Figure]) -> str:
+    def number(value: float) -> str:
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+    lines = [f"{'':66}{'measured':>10}{'aim':>12}   beside it, in the same run"]
+    for figure in figures:
+        aim = figure.aim.replace("<=", "≤").replace(">=", "≥")
+        mark = "short" if figure.short else ""
+        lines.append(f"{figure.what:66}{number(figure.value):>10}{aim:>12} {mark:5} {figure.floor}".rstrip())
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rows", default=",".join(ROWS), help="of: %(default)s")
+    parser.add_argument("--seconds", type=float, default=8.0, help="of each steady measurement [%(default)s]")
+    parser.add_argument("--messages", type=int, default=60_000, help="of each flat-out measurement [%(default)s]")
+    parser.add_argument("--json", action="store_true", help="one object, for programs")
+    arguments = parser.parse_args()
+    options = Options(arguments.seconds, arguments.messages)
+    figures: list[Figure] = []
+    failed = False
+    for name in arguments.rows.split(","):
+        print(f"{name} …", end="\r", file=sys.stderr, flush=True)
+        try:
+            figures += asyncio.run(ROWS[name](options))
+        except GatewayError as error:
+            failed = True
+            print(f"{name}: {error}", file=sys.stderr)
+    if arguments.json:
+        print(json.dumps([{**figure._asdict(), "short": figure.short} for figure in figures], indent=1))
+    else:
+        print(show(figures))
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()

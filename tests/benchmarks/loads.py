@@ -1,0 +1,136 @@
+"""Machines that cost next to nothing, so that what is measured is the gateway: each a process of its own.
+
+    loads.py publish PORT MESSAGES PER_SECOND BURST    a raw socket that publishes prebuilt MQTT packets, QoS 1
+    loads.py modbus                                    a Modbus TCP server for any number of units, prebuilt answers
+
+Both print one line of JSON when they are ready and one for each line that they are given: the publisher publishes and
+tells when each message went out; the server tells when it answered each unit. Times are CLOCK_MONOTONIC.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import socket
+import sys
+import time
+
+MQTT_DEVICES = 20
+REGISTERS = 100
+_VARIANTS = 64
+
+
+def packets(count: int) -> list[bytes]:
+    """PUBLISH packets of QoS 1 (MQTT 3.1.1): 20 devices, JSON of about 115 bytes, values that drift and jitter."""
+    dice = random.Random(1)
+    drift = [dice.uniform(15, 30) for _ in range(MQTT_DEVICES)]
+    made = []
+    for i in range(count):
+        device = i % MQTT_DEVICES
+        drift[device] += dice.gauss(0, 0.05)
+        payload = (
+            f'{{"time": "2026-11-22T17:{i // 60 % 60:02}:{i % 60:02}Z", "temperature": {drift[device]:.2f}, '
+            f'"humidity": {60 - drift[device] + dice.gauss(0, 0.5):.1f}, "battery": 97, "linkquality": 120}}'
+        ).encode()
+        topic = f"plant/device-{device:02}/state".encode()
+        body = len(topic).to_bytes(2, "big") + topic + (i % 65_535 + 1).to_bytes(2, "big") + payload
+        made.append(bytes((0x32, len(body) & 0x7F | 0x80, len(body) >> 7)) + body)
+    return made
+
+
+def publish(port: int, count: int, per_second: float, burst: int) -> None:
+    """`per_second` 0: as fast as the broker takes them. `burst` messages go out together."""
+    made = packets(count)
+    with socket.create_connection(("127.0.0.1", port)) as broker:
+        broker.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        broker.sendall(bytes((0x10, 15)) + b"\0\4MQTT\4\2\0\0\0\3pub")
+        broker.recv(4)
+        _tell("ready")
+        for _ in sys.stdin:
+            began = time.monotonic()
+            sent = _paced(broker, made, per_second, burst) if per_second else _flat_out(broker, made)
+            _tell({"began": began, "sent": sent})
+
+
+def _paced(broker: socket.socket, made: list[bytes], per_second: float, burst: int) -> list[float]:
+    sent: list[float] = []
+    due, acked = time.monotonic(), 0
+    for i in range(0, len(made), burst):
+        time.sleep(max(0.0, due - time.monotonic()))
+        due += burst / per_second
+        some = made[i : i + burst]
+        sent += [time.monotonic()] * len(some)
+        broker.sendall(b"".join(some))
+        try:
+            acked += len(broker.recv(65_536, socket.MSG_DONTWAIT))
+        except BlockingIOError:
+            pass
+    while acked < 4 * len(made):
+        acked += len(broker.recv(65_536))
+    return sent
+
+
+def _flat_out(broker: socket.socket, made: list[bytes]) -> list[float]:
+    acked = 0
+    for i in range(0, len(made), 200):
+        broker.sendall(b"".join(made[i : i + 200]))
+        while acked < 4 * (i - 2000):  # not so far ahead that the broker's socket fills in both directions
+            acked += len(broker.recv(65_536))
+    while acked < 4 * len(made):
+        acked += len(broker.recv(65_536))
+    return []
+
+
+class ModbusUnit(asyncio.Protocol):
+    """One connection: reads of holding registers, any unit, always 100 registers."""
+
+    def __init__(self, answered: dict[int, list[float]], answers: list[bytes]) -> None:
+        self._answered = answered
+        self._answers = answers
+        self._rest = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        data = self._rest + data
+        while len(data) >= 12:
+            unit = data[6]
+            times = self._answered.setdefault(unit, [])
+            answer = self._answers[len(times) % _VARIANTS]
+            times.append(time.monotonic())
+            self._transport.write(data[:4] + (len(answer) + 1).to_bytes(2, "big") + data[6:7] + answer)
+            data = data[12:]
+        self._rest = data
+
+
+async def modbus() -> None:
+    dice = random.Random(1)
+    answers = [
+        bytes((3, 2 * REGISTERS))
+        + b"".join((2000 + i + dice.randrange(50)).to_bytes(2, "big") for i in range(REGISTERS))
+        for _ in range(_VARIANTS)
+    ]
+    answered: dict[int, list[float]] = {}
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: ModbusUnit(answered, answers), "127.0.0.1", 0)
+    _tell(server.sockets[0].getsockname()[1])
+    while await loop.run_in_executor(None, sys.stdin.readline):
+        _tell(answered)
+
+
+def _tell(what: object) -> None:
+    print(json.dumps(what), flush=True)
+
+
+def main() -> None:
+    if sys.argv[1] == "modbus":
+        asyncio.run(modbus())
+    else:
+        publish(int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]), int(sys.argv[5]))
+
+
+if __name__ == "__main__":
+    main()

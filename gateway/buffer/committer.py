@@ -19,9 +19,10 @@ import msgspec
 from gateway.buffer import batching
 from gateway.buffer.config import BufferSettings
 from gateway.buffer.database import CorruptError
+from gateway.buffer.records import Expiry, Limits
 from gateway.buffer.schema import Disk, Stored
 from gateway.buffer.shelf import Shelf
-from gateway.buffer.store import Done, Expiry, Opened, Store, Work
+from gateway.buffer.store import Done, Opened, Store, Work
 from gateway.buffer.streams import Held
 from gateway.clock import Clock
 from gateway.errors import StoreError
@@ -191,10 +192,12 @@ class Committer:
             records=[Stored(held.record, held.at_ms, held.utc_ms) for held in helds],
             boot=self._shelf.clock_state.boot,
             keep=frozenset(stream.name for stream in self._shelf.current.values()),
-            marks={stream.name: stream.mark for stream in on_disk if stream.mark},
-            pins={stream.name: frozenset(stream.pins) for stream in on_disk if stream.pins},
-            held={stream.name: stream.held for stream in on_disk if stream.held},
-            sent={stream.name: stream.sent for stream in on_disk if stream.ours},
+            limits=Limits(
+                marks={stream.name: stream.mark for stream in on_disk if stream.mark},
+                pins={stream.name: frozenset(stream.pins) for stream in on_disk if stream.pins},
+                held={stream.name: stream.held for stream in on_disk if stream.held},
+                sent={stream.name: stream.sent for stream in on_disk if stream.ours},
+            ),
             expiry=expiry,
             ring=self._shelf.ring_name,
             covered={held.record.lane: held.grounded[-1].number for held in helds if held.grounded},
@@ -292,7 +295,8 @@ class Committer:
     async def move(self, stream: str, mark: int, target: str) -> None:
         """What is un-acked of a stream on disk goes to a new one. Raises StoreError."""
         async with self._lock:
-            self._set_disks(await self._call(self.store.move, stream, mark, target, self._shelf.clock_state.boot))
+            boot = self._shelf.clock_state.boot
+            self._set_disks((await self._call(self.store.move, stream, mark, target, boot)).disks)
 
     async def probe(self) -> None:
         """Returns when the store's thread has come to it."""
@@ -306,4 +310,4 @@ class Committer:
 
 
 def _nobody() -> None:
-    """Nobody listens yet."""
+    """Nothing to do, nobody to tell."""

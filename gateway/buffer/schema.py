@@ -53,9 +53,11 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
 """Forward only: `PRAGMA user_version` counts how many have been applied."""
 
 COLUMNS: Final = "id, last, kind, readings, at_ms, utc_ms, size, crc, packed, origins, body"
+SIZE: Final = 6
+"""Place of `size` in a row."""
 INSERT: Final = f"INSERT OR REPLACE INTO record ({COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?)"
 
-_IDENTITY = struct.Struct("<16sqqqqq")
+_IDENTITY = struct.Struct("<16sqqqqqqq")
 _MIN_PACKED = 256
 LANES: Final = (Lane.ALARM, Lane.LIVE)
 
@@ -103,7 +105,8 @@ def to_row(key: int, stored: Stored) -> tuple[Any, ...]:
             body, packed = deflated, 1
     origins = encode_origins(record.origins) if record.origins else None
     size = ROW_OVERHEAD + len(body) + len(origins or b"")
-    crc = _crc(bytes.fromhex(record.stream), record.seq, record.upto, record.kind.value, record.readings, packed)
+    numbers = (record.seq, record.upto, record.kind.value, record.readings, stored.at_ms, stored.utc_ms or 0, packed)
+    crc = zlib.crc32(_IDENTITY.pack(bytes.fromhex(record.stream), *numbers))
     crc = zlib.crc32(origins or b"", zlib.crc32(body, crc))
     return (
         row_id(key, record.seq),
@@ -125,7 +128,8 @@ def from_row(stream: str, lane: Lane, row: tuple[Any, ...]) -> Stored:
     try:
         number, last, kind, readings, at_ms, utc_ms, _, crc, packed, origins, body = row
         seq = number & SEQ_MASK
-        found = _crc(bytes.fromhex(stream), seq, last, kind, readings, packed)
+        numbers = (seq, last, kind, readings, at_ms, utc_ms or 0, packed)
+        found = zlib.crc32(_IDENTITY.pack(bytes.fromhex(stream), *numbers))
         if zlib.crc32(origins or b"", zlib.crc32(body, found)) != crc:
             raise DecodeError(f"record {seq} of stream {stream}: wrong checksum")
         if packed:
@@ -147,7 +151,3 @@ def from_stream(columns: Sequence[Any]) -> tuple[str, Lane, str]:
     if not isinstance(stream, bytes) or len(stream) != 16 or lane not in (0, 1) or not isinstance(boot, bytes):
         raise DecodeError("a stream cannot be read")
     return stream.hex(), LANES[lane], boot.decode(errors="replace")
-
-
-def _crc(stream: bytes, seq: int, last: int, kind: int, readings: int, packed: int) -> int:
-    return zlib.crc32(_IDENTITY.pack(stream, seq, last, kind, readings, packed))

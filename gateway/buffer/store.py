@@ -13,37 +13,19 @@ import fcntl
 import itertools
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
 from gateway.buffer import retention
 from gateway.buffer.config import BufferSettings, WhenFull
 from gateway.buffer.database import CorruptError, connect, mapped, migrate, salvage, transaction
-from gateway.buffer.gaps import Run, gap_body, gap_record
-from gateway.buffer.schema import (
-    COLUMNS,
-    INSERT,
-    LANES,
-    MIGRATIONS,
-    ROW_OVERHEAD,
-    SEQ_BITS,
-    SEQ_MASK,
-    Disk,
-    Loss,
-    Stored,
-    from_row,
-    from_stream,
-    row_id,
-    to_row,
-    to_stream,
-)
-from gateway.errors import DecodeError, StoreError
-from gateway.model import GapReason, Lane, Origin, Record, RecordKind
-from gateway.protocol.messages import MAX_BATCH_BYTES, GapBody
+from gateway.buffer.records import NO_LIMITS, Expiry, Limits, Records
+from gateway.buffer.schema import MIGRATIONS, SIZE, Disk, Loss, Stored
+from gateway.errors import StoreError
+from gateway.model import GapReason, Lane, Origin
 
 _FILE: Final = "buffer.db"
 _FRESH: Final = "buffer.db.fresh"
@@ -51,19 +33,10 @@ _SUFFIXES: Final = ("-wal", "-shm", "")
 _CHECKPOINT_BYTES: Final = 2 << 20
 _DAMAGED_KEPT: Final = 2
 _VACUUM_PAGES: Final = 1024
-_SUM: Final = "CAST(coalesce(sum(size), 0) AS INTEGER)"  # the cast: after a flipped bit a column is of any type
 
 
 class FullError(StoreError):
     """`when_full = "refuse"`, and it is full."""
-
-
-class Expiry(NamedTuple):
-    """What is too old: rows of this boot by boot time, rows of other boots by UTC."""
-
-    boot: str
-    before_at_ms: int
-    before_utc_ms: int
 
 
 class Work(msgspec.Struct, frozen=True):
@@ -73,13 +46,7 @@ class Work(msgspec.Struct, frozen=True):
     boot: str = ""
     keep: frozenset[str] = frozenset()
     """Streams that may still grow: their row stays, though nothing is in them."""
-    marks: Mapping[str, int] = msgspec.field(default_factory=dict)
-    """Acked up to here, by any sink: may be deleted, but for the pinned."""
-    pins: Mapping[str, frozenset[int]] = msgspec.field(default_factory=dict)
-    held: Mapping[str, int] = msgspec.field(default_factory=dict)
-    """In flight up to here: must not be evicted."""
-    sent: Mapping[str, int] = msgspec.field(default_factory=dict)
-    """Handed out up to here: gaps among these keep their body."""
+    limits: Limits = NO_LIMITS
     expiry: Expiry | None = None
     ring: bytes = b""
     covered: Mapping[Lane, int] = msgspec.field(default_factory=dict)
@@ -115,11 +82,8 @@ class Store:
         self._settings = settings
         self._path = settings.path / _FILE
         self._db: sqlite3.Connection | None = None
+        self._records: Records | None = None
         self._lock: int | None = None
-        self._keys: dict[str, int] = {}
-        self._disks: dict[str, Disk] = {}
-        self._next_key = 1
-        self._losses: list[Loss] = []
         self.commits = 0
         self.checkpoints = 0
         self.committed_bytes = 0
@@ -170,7 +134,7 @@ class Store:
             self._lock = None
 
     def _disconnect(self) -> None:
-        db, self._db = self._db, None
+        db, self._db, self._records = self._db, None, None
         if db is not None:
             try:
                 db.close()
@@ -187,10 +151,10 @@ class Store:
                 raise
             self._lock = descriptor
 
-    def _connection(self) -> sqlite3.Connection:
-        if self._db is None:
+    def _opened(self) -> tuple[sqlite3.Connection, Records]:
+        if self._db is None or self._records is None:
             raise StoreError("the store is not open")
-        return self._db
+        return self._db, self._records
 
     def _load(self, *, damaged: bool) -> Opened:
         self._disconnect()
@@ -200,46 +164,9 @@ class Store:
                 fresh.rename(self._path)  # the rescue was complete, but for this
             db = self._db = connect(self._path)
             migrate(db)
-            self._losses = []
-            self._keys, self._disks = {}, {}
-            for key, *columns in db.execute("SELECT key, id, lane, boot FROM stream ORDER BY key"):
-                name, lane, boot = from_stream(columns)
-                self._keys[name] = key
-                self._disks[name] = Disk(lane, boot, 0, 0, 0, 0, 0)
-            self._next_key = max(self._keys.values(), default=0) + 1
-            origins = self._survey(db)
-            covered = {
-                (bytes(ring), LANES[lane]): int(number)
-                for lane, ring, number in db.execute(
-                    "SELECT lane, CAST(ring AS BLOB), CAST(number AS INTEGER) FROM covered WHERE lane IN (0, 1)"
-                )
-            }
-            self.used_bytes = self._used(db)
-        return Opened(dict(self._disks), origins, tuple(self._losses), covered, damaged)
-
-    def _survey(self, db: sqlite3.Connection) -> list[tuple[str, int, tuple[Origin, ...]]]:
-        """Counts each stream, repairs its last row (the next number hangs on it), collects origins."""
-        sums = {
-            key: (rows, size)
-            for key, rows, size in db.execute(f"SELECT id >> {SEQ_BITS}, count(*), {_SUM} FROM record GROUP BY 1")
-        }
-        origins = []
-        names = {key: name for name, key in self._keys.items()}
-        for number, _ in db.execute("SELECT id, length(origins) FROM record WHERE origins IS NOT NULL").fetchall():
-            name = names.get(number >> SEQ_BITS)
-            if name is not None:
-                for stored in self._rows(name, number & SEQ_MASK, 1):
-                    if stored.record.origins:
-                        origins.append((name, stored.record.seq, stored.record.origins))
-        for name, key in list(self._keys.items()):
-            rows, size = sums.get(key, (0, 0))
-            self._disks[name] = self._disks[name]._replace(rows=rows, bytes=size)
-            self._refresh(name)
-            if rows:
-                self._rows(name, self._disks[name].last, 1)
-        if set(sums) - set(names):
-            raise CorruptError(f"{self._path}: records without a stream")
-        return origins
+            records = self._records = Records(db)
+            self.used_bytes = records.used_bytes()
+            return Opened(dict(records.disks), records.origins, records.take_losses(), records.covered(), damaged)
 
     def _set_aside(self) -> None:
         names = [_FILE, *(f"{_FILE}.damaged-{number}" for number in range(1, _DAMAGED_KEPT + 1))]
@@ -260,199 +187,71 @@ class Store:
             CorruptError: call `rescue`.
         """
         with mapped():
-            db = self._connection()
-            before = dict(self._disks)
-            self._losses = []
-            with self._all_or_nothing(db):
-                self._trim(db, work)
+            db, records = self._opened()
+            before = dict(records.disks)
+            records.take_losses()
+            with records.all_or_nothing():
+                records.trim(work.limits)
                 if work.expiry is not None:
-                    self._expire(work, work.expiry)
-                self._insert(db, work)
-                for lane, number in work.covered.items():
-                    db.execute(
-                        "INSERT OR REPLACE INTO covered (lane, ring, number) VALUES (?,?,?)",
-                        (LANES.index(lane), work.ring, number),
-                    )
-                for name in [n for n, d in self._disks.items() if d.rows == 0 and n not in work.keep]:
-                    db.execute("DELETE FROM stream WHERE key = ?", (self._keys.pop(name),))
-                    del self._disks[name]
+                    for name in [name for name, disk in records.disks.items() if disk.rows]:
+                        records.give_up(work.limits, name, GapReason.EXPIRED, expiry=work.expiry)
+                self._insert(records, work)
+                records.cover(work.ring, work.covered)
+                records.drop_empty(work.keep)
             self.commits += 1
-            self._tidy(db)
-            self.used_bytes = self._used(db)
-        changed = {
-            name: self._disks.get(name)
-            for name in before.keys() | self._disks.keys()
-            if before.get(name) != self._disks.get(name)
-        }
-        return Done(changed, tuple(self._losses))
+            self._tidy(db, records)
+        return Done(_changed(before, records.disks), records.take_losses())
 
-    @contextmanager
-    def _all_or_nothing(self, db: sqlite3.Connection) -> Iterator[None]:
-        """A transaction; what is known of the streams goes back with it."""
-        disks, keys, done = dict(self._disks), dict(self._keys), False
-        try:
-            with transaction(db):
-                yield
-            done = True
-        finally:
-            if not done:
-                self._disks, self._keys = disks, keys
-
-    def _trim(self, db: sqlite3.Connection, work: Work) -> None:
-        for name, mark in work.marks.items():
-            disk = self._disks.get(name)
-            if disk is None or not disk.rows or disk.first > mark:
-                continue
-            pinned = sorted(seq for seq in work.pins.get(name, ()) if seq <= mark)
-            start = disk.first
-            for seq in [*pinned, mark + 1]:
-                if start < seq:
-                    self._delete(db, name, start, seq - 1, whole=mark)
-                start = seq + 1
-            self._refresh(name)
-
-    def _delete(self, db: sqlite3.Connection, name: str, first: int, last: int, whole: int | None = None) -> None:
-        """Deletes rows first..last; with `whole` only those that end at or before it."""
-        key = self._keys[name]
-        where = "id BETWEEN ? AND ? AND last <= ?"
-        arguments = (row_id(key, first), row_id(key, last), SEQ_MASK if whole is None else whole)
-        rows, size = db.execute(f"SELECT count(*), {_SUM} FROM record WHERE {where}", arguments).fetchone()
-        if rows:
-            db.execute(f"DELETE FROM record WHERE {where}", arguments)
-            disk = self._disks[name]
-            self._disks[name] = disk._replace(rows=disk.rows - rows, bytes=disk.bytes - size)
-
-    def _insert(self, db: sqlite3.Connection, work: Work) -> None:
-        rows: list[tuple[str, tuple[Any, ...], Record]] = []
-        for stored in work.records:
-            name = stored.record.stream
-            if name not in self._keys:
-                key, self._next_key = self._next_key, self._next_key + 1
-                db.execute(
-                    "INSERT INTO stream (key, id, lane, boot) VALUES (?,?,?,?)",
-                    (key, *to_stream(name, stored.record.lane, work.boot)),
-                )
-                self._keys[name] = key
-                self._disks[name] = Disk(stored.record.lane, work.boot, 0, 0, 0, 0, 0)
-            rows.append((name, to_row(self._keys[name], stored), stored.record))
-        incoming = sum(row[6] for _, row, _ in rows)
+    def _insert(self, records: Records, work: Work) -> None:
+        rows = records.rows(work.records, work.boot)
+        incoming = sum(row[SIZE] for row in rows)
         if incoming:
-            self._make_room(db, work, incoming)
-        for name, row, record in rows:
-            if record.seq <= self._disks[name].last:
-                # a row that is there already is a commit repeated; a gap may stand for several
-                self._delete(db, name, record.seq, record.upto)
-            self._put(db, name, row)
-        for name in {name for name, _, _ in rows}:
-            self._refresh(name)
-        self.committed_bytes += incoming
+            self._make_room(records, work.limits, incoming)
+            records.insert(work.records, rows)
+            self.committed_bytes += incoming
 
-    def _refresh(self, name: str) -> None:
-        """First and last of a stream, from the tree."""
-        db, key = self._connection(), self._keys[name]
-        span = (row_id(key, 0), row_id(key, SEQ_MASK))
-        first = db.execute(
-            "SELECT id, CAST(at_ms AS INTEGER) FROM record WHERE id BETWEEN ? AND ? ORDER BY id LIMIT 1", span
-        ).fetchone()
-        last = db.execute(
-            "SELECT id, CAST(last AS INTEGER) FROM record WHERE id BETWEEN ? AND ? ORDER BY id DESC LIMIT 1", span
-        ).fetchone()
-        if first is None or last is None:
-            self._disks[name] = self._disks[name]._replace(first=0, last=0, rows=0, bytes=0, first_at_ms=0)
-        else:
-            seq = last[0] & SEQ_MASK
-            self._disks[name] = self._disks[name]._replace(
-                first=first[0] & SEQ_MASK, last=max(seq, last[1]), first_at_ms=first[1]
-            )
+    def move(self, stream: str, mark: int, target: str, boot: str) -> Done:
+        """Gives what is un-acked of a stream to a new one, and ends that.
+
+        Raises:
+            StoreError: nothing has happened.
+        """
+        with mapped():
+            _, records = self._opened()
+            before = dict(records.disks)
+            records.move(stream, mark, target, boot)
+            self.commits += 1
+        return Done(_changed(before, records.disks))
 
     # ── room ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _used(self, db: sqlite3.Connection) -> int:
-        (pages,) = db.execute("PRAGMA page_count").fetchone()
-        (free,) = db.execute("PRAGMA freelist_count").fetchone()
-        (size,) = db.execute("PRAGMA page_size").fetchone()
-        return int((pages - free) * size)
-
-    def _make_room(self, db: sqlite3.Connection, work: Work, incoming: int) -> None:
-        used = self._used(db)
+    def _make_room(self, records: Records, limits: Limits, incoming: int) -> None:
+        used = records.used_bytes()
         allowed = self._allowed(used)
         if used + incoming > allowed:
-            for name, mark in work.marks.items():  # acked rows whose origins are not forgotten: the cheapest to lose
-                if name in self._disks:
-                    self._delete(db, name, 0, mark, whole=mark)
-                    self._refresh(name)
-            used = self._used(db)
+            # rows that stay for their origins only are the cheapest to lose
+            records.trim(limits._replace(pins={}))
+            used = records.used_bytes()
         excess = retention.excess_bytes(used, incoming, allowed)
         if excess == 0:
             return
         if self._settings.when_full is WhenFull.REFUSE:
             raise FullError(f"{self._path} holds {used} bytes; {allowed} are allowed")
-        usage = [retention.Usage(name, disk.lane, disk.bytes) for name, disk in self._disks.items()]
+        usage = [retention.Usage(name, disk.lane, disk.bytes) for name, disk in records.disks.items()]
         for cut in retention.plan(usage, excess, allowed):
-            self._give_up(work, cut.stream, GapReason.EVICTED, max_bytes=cut.bytes)
+            records.give_up(limits, cut.stream, GapReason.EVICTED, max_bytes=cut.bytes)
 
     def _allowed(self, used: int) -> int:
         system = os.statvfs(self._settings.path)
         free = system.f_bavail * system.f_frsize
         return retention.allowed_bytes(self._settings.max_size, used, free, self._settings.free_space_floor)
 
-    def _expire(self, work: Work, expiry: Expiry) -> None:
-        for name, disk in list(self._disks.items()):
-            if disk.rows:
-                self._give_up(work, name, GapReason.EXPIRED, expiry=expiry)
-
-    def _give_up(
-        self, work: Work, name: str, reason: GapReason, *, max_bytes: int | None = None, expiry: Expiry | None = None
-    ) -> None:
-        """Deletes the oldest batches of a stream, as far as told, and puts a gap for each run of them."""
-        db, key, disk = self._connection(), self._keys[name], self._disks[name]
-        start = max(disk.first, work.held.get(name, 0) + 1, work.marks.get(name, 0) + 1)
-        rows = db.execute(
-            "SELECT id, last, kind, CAST(readings AS INTEGER), CAST(at_ms AS INTEGER), CAST(utc_ms AS INTEGER),"
-            " CAST(size AS INTEGER), CASE WHEN kind = 2 THEN body END"
-            " FROM record WHERE id BETWEEN ? AND ? ORDER BY id",
-            (row_id(key, start), row_id(key, SEQ_MASK)),
-        )
-        run = Run(reason)
-        runs = []
-        freed = 0
-        for number, last, kind, readings, at_ms, utc_ms, size, body in rows:
-            seq = number & SEQ_MASK
-            if max_bytes is not None and freed >= max_bytes:
-                break
-            if kind == RecordKind.BATCH.value:
-                if expiry is not None and not _expired(expiry, disk.boot, at_ms, utc_ms):
-                    break
-                if not run.follows(seq):
-                    runs.append(run)
-                    run = Run(reason)
-                run.add(seq, readings, at_ms, utc_ms)
-                freed += size
-            elif kind == RecordKind.GAP.value and seq > work.sent.get(name, SEQ_MASK):
-                old = gap_body(body)
-                if old is not None and old.reason is reason and old.readings is not None and run.follows(seq):
-                    run.absorb(seq, last, old, at_ms)
-        for each in [*runs, run]:
-            if each.batches:
-                self._replace(db, name, each)
-        self._refresh(name)
-
-    def _replace(self, db: sqlite3.Connection, name: str, run: Run) -> None:
-        self._delete(db, name, run.first, run.last)
-        stored = run.gap(name, self._disks[name].lane)
-        self._put(db, name, to_row(self._keys[name], stored))
-        self._losses.append(Loss(run.reason, run.lost))
-
-    def _put(self, db: sqlite3.Connection, name: str, row: tuple[Any, ...]) -> None:
-        db.execute(INSERT, row)
-        disk = self._disks[name]
-        self._disks[name] = disk._replace(rows=disk.rows + 1, bytes=disk.bytes + row[6])
-
-    def _tidy(self, db: sqlite3.Connection) -> None:
+    def _tidy(self, db: sqlite3.Connection, records: Records) -> None:
         """After a commit: keeps the WAL short, and gives pages back when the file system runs low."""
         (free,) = db.execute("PRAGMA freelist_count").fetchone()
-        if free > _VACUUM_PAGES and self._allowed(self._used(db)) < self._settings.max_size:
+        if free > _VACUUM_PAGES and self._allowed(records.used_bytes()) < self._settings.max_size:
             db.execute(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})").fetchall()
+        self.used_bytes = records.used_bytes()
         try:
             wal_bytes = os.stat(f"{self._path}-wal").st_size
         except FileNotFoundError:
@@ -460,39 +259,6 @@ class Store:
         if wal_bytes >= _CHECKPOINT_BYTES:
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             self.checkpoints += 1
-
-    def move(self, stream: str, mark: int, target: str, boot: str) -> Mapping[str, Disk | None]:
-        """Gives what is un-acked of a stream to a new one, which is ended.
-
-        Raises:
-            StoreError: nothing has happened.
-        """
-        with mapped():
-            db, key, lane = self._connection(), self._keys[stream], self._disks[stream].lane
-            new_key, self._next_key = self._next_key, self._next_key + 1
-            with self._all_or_nothing(db):
-                db.execute(
-                    "INSERT INTO stream (key, id, lane, boot) VALUES (?,?,?,?)",
-                    (new_key, *to_stream(target, lane, boot)),
-                )
-                self._keys[target] = new_key
-                self._disks[target] = Disk(lane, boot, 0, 0, 0, 0, 0)
-                seq, at = 0, mark + 1
-                while chunk := self._rows(stream, at, MAX_BATCH_BYTES):
-                    for stored in chunk:
-                        if stored.record.kind is not RecordKind.END:
-                            seq += 1
-                            moved = msgspec.structs.replace(stored.record, stream=target, seq=seq, last=0)
-                            self._put(db, target, to_row(new_key, stored._replace(record=moved)))
-                    at = chunk[-1].record.upto + 1
-                end = Record(target, lane, seq + 1, RecordKind.END, b"")
-                self._put(db, target, to_row(new_key, Stored(end, 0, None)))
-                self._delete(db, stream, 0, SEQ_MASK)
-                db.execute("DELETE FROM stream WHERE key = ?", (key,))
-                del self._keys[stream], self._disks[stream]
-                self._refresh(target)
-            self.commits += 1
-        return {stream: None, target: self._disks[target]}
 
     @property
     def fsyncs(self) -> int:
@@ -503,8 +269,9 @@ class Store:
 
     def probe(self) -> None:
         """Writes something. Raises StoreError when that does not work."""
-        with mapped(), transaction(self._connection()):
-            self._connection().execute(f"PRAGMA user_version={len(MIGRATIONS)}")
+        db, _ = self._opened()
+        with mapped(), transaction(db):
+            db.execute(f"PRAGMA user_version={len(MIGRATIONS)}")
 
     def read(self, stream: str, seq: int, max_bytes: int) -> tuple[list[Stored], Sequence[Loss]]:
         """Records from `seq` on (the first may begin before it, if it is a gap that covers it), about `max_bytes`.
@@ -516,57 +283,14 @@ class Store:
             CorruptError: call `rescue`.
         """
         with mapped():
-            if stream not in self._keys:
+            _, records = self._opened()
+            if stream not in records.disks:
                 return [], ()
-            self._losses = []
-            return self._rows(stream, seq, max_bytes), tuple(self._losses)
-
-    def _rows(self, name: str, seq: int, max_bytes: int) -> list[Stored]:
-        db, key, lane = self._connection(), self._keys[name], self._disks[name].lane
-        before = db.execute(
-            "SELECT id, CAST(last AS INTEGER) FROM record WHERE id BETWEEN ? AND ? ORDER BY id DESC LIMIT 1",
-            (row_id(key, 0), row_id(key, seq)),
-        ).fetchone()
-        start = before[0] if before is not None and before[1] >= seq else row_id(key, seq)
-        cursor = db.execute(
-            f"SELECT {COLUMNS} FROM record WHERE id BETWEEN ? AND ? ORDER BY id", (start, row_id(key, SEQ_MASK))
-        )
-        result: list[Stored] = []
-        size = 0
-        damaged: list[int] = []
-        previous = start - 1
-        for row in cursor:
-            if row[0] <= previous:
-                raise CorruptError(f"{self._path}: records of stream {name} are out of order")
-            previous = row[0]
-            try:
-                stored = from_row(name, lane, row)
-            except DecodeError:
-                stored = gap_record(
-                    name, lane, row[0] & SEQ_MASK, row[0] & SEQ_MASK, GapBody(GapReason.CORRUPT), 0, None
-                )
-                damaged.append(len(result))
-            result.append(stored)
-            size += len(stored.record.body) + ROW_OVERHEAD
-            if size >= max_bytes:
-                break
-        if damaged and not db.in_transaction:
-            self._repair(name, [result[i] for i in damaged])
-        return result
-
-    def _repair(self, name: str, gaps: Sequence[Stored]) -> None:
-        with transaction(self._connection()):
-            for gap in gaps:
-                self._delete(self._connection(), name, gap.record.seq, gap.record.seq)
-                self._put(self._connection(), name, to_row(self._keys[name], gap))
-                self._losses.append(Loss(GapReason.CORRUPT, None))
-        self._refresh(name)
+            return records.read(stream, seq, max_bytes), records.take_losses()
 
 
-def _expired(expiry: Expiry, boot: str, at_ms: int, utc_ms: int | None) -> bool:
-    if boot == expiry.boot:
-        return at_ms < expiry.before_at_ms
-    return utc_ms is not None and utc_ms < expiry.before_utc_ms
+def _changed(before: Mapping[str, Disk], after: Mapping[str, Disk]) -> dict[str, Disk | None]:
+    return {name: after.get(name) for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
 
 
 def _remove(path: Path) -> None:

@@ -177,4 +177,4 @@ class BufferMachine(RuleBasedStateMachine):
 
 
 TestBuffer = BufferMachine.TestCase
-TestBuffer.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestBuffer.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)

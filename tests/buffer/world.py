@@ -73,14 +73,14 @@ class Machine:
 
     def _break_on_demand(self) -> None:
         store = self.buffer._committer.store
-        whole = store._put
+        whole = store._insert
 
-        def put(*args: Any) -> None:
-            if self.failing:
-                raise OSError(errno.ENOSPC, "No space left on device")
+        def insert(*args: Any) -> None:
             whole(*args)
+            if self.failing:  # the last moment before the commit
+                raise OSError(errno.ENOSPC, "No space left on device")
 
-        store._put = put  # type: ignore[method-assign]
+        store._insert = insert  # type: ignore[method-assign]
 
     async def stop(self) -> None:
         """The process is gone, whatever it was at."""

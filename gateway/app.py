@@ -77,12 +77,12 @@ class App:
     async def open(cls, config: Config, clock: Clock | None = None) -> App:
         """Opens the buffer (whatever state it is in) and builds everything; no bus is touched yet.
 
+        State and runtime directory exist, and no other gateway uses them: see `cli/claim.py`.
+
         Raises:
             ConfigError: a connector's driver library cannot be imported.
         """
         clock = clock or SystemClock()
-        for folder in (config.gateway.state_dir, config.gateway.runtime_dir):
-            folder.mkdir(parents=True, exist_ok=True)
         settings = msgspec.structs.replace(config.buffer, path=config.gateway.state_dir)
         buffer = await Buffer.open(settings, clock, config.gateway.runtime_dir)
         return cls(config, clock, buffer)

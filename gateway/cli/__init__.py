@@ -2,32 +2,37 @@
 
 Exit codes (sysexits.h where it has one): 0 done · 1 the thing asked for failed · 2 wrong usage · 69 no daemon answers
 · 78 the configuration must be mended (the unit does not restart on it) · 130 interrupted.
+
+What a person can cause (a missing file, no permission, no daemon) ends in one line on stderr. A traceback is our bug.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 from gateway import __version__
 from gateway.errors import ConfigError, GatewayError, LinkError
+from gateway.settings import nearest
 
 EXIT_FAILED = 1
+EXIT_USAGE = 2
 EXIT_UNAVAILABLE = 69
 EXIT_CONFIG = 78
 EXIT_INTERRUPTED = 130
 
 _COMMANDS = {
-    "run": ("gateway.cli.run", "run the gateway (what the service does)"),
-    "check": ("gateway.cli.check", "check a configuration; explain every mistake and what will be done"),
-    "status": ("gateway.cli.status", "ask the running gateway how it is"),
-    "tail": ("gateway.cli.tail", "follow live readings"),
-    "scan": ("gateway.cli.scan", "find devices (read-only) and print TOML to paste"),
-    "ingest": ("gateway.ingest.cli", "the cloud side: receive, store and show"),
     "demo": ("gateway.demo.cli", "simulated machines, gateway and cloud side, live; no hardware needed"),
+    "scan": ("gateway.cli.scan", "find devices (read-only) and print TOML to paste"),
+    "check": ("gateway.cli.check", "check a configuration: every mistake at once, or what will be done"),
+    "run": ("gateway.cli.run", "run the gateway in the foreground (what the service does)"),
+    "status": ("gateway.cli.status", "ask the running gateway how it is"),
+    "tail": ("gateway.cli.tail", "follow what the running gateway reads"),
+    "ingest": ("gateway.ingest.cli", "the cloud side: receive, store and show"),
 }
 
 
@@ -36,7 +41,7 @@ def parser(only: str | None = None) -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="gateway",
         description="Edge gateway: serial, Modbus, BLE and MQTT sensors, buffered on disk, forwarded over one uplink.",
-        epilog="Start with `gateway demo`, then `gateway check config.toml`. Every command has its own --help.",
+        epilog="Start with `gateway demo`; then scan, check, run, in this order. Every command has its own --help.",
     )
     top.add_argument("--version", action="version", version=f"gateway {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -50,10 +55,19 @@ def parser(only: str | None = None) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Runs one command and exits with its code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if not words:
+        parser("").print_help()
+        sys.exit(EXIT_USAGE)
     only = next((word for word in words if not word.startswith("-")), "")
-    arguments = parser(only if only in _COMMANDS else "").parse_args(words)
+    if only and only not in _COMMANDS:
+        sys.exit(complain(f"gateway: there is no command `{only}`{nearest(only, _COMMANDS)}", EXIT_USAGE))
+    sys.exit(_run(parser(only).parse_args(words)))
+
+
+def _run(arguments: argparse.Namespace) -> int:
     try:
-        code = importlib.import_module(_COMMANDS[arguments.command][0]).main(arguments)
+        code: int = importlib.import_module(_COMMANDS[arguments.command][0]).main(arguments)
+        sys.stdout.flush()
     except ConfigError as error:
         code = complain(str(error), EXIT_CONFIG)
     except LinkError as error:
@@ -63,9 +77,10 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED
     except BrokenPipeError:
-        sys.stderr.close()  # `gateway tail | head`: the reader has enough
+        # `gateway tail | head`: the reader has enough. What is still in our buffer must not be tried again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
-    sys.exit(code)
+    return code
 
 
 def complain(text: str, code: int) -> int:

@@ -1,10 +1,13 @@
-"""Pure: kinds of values on a command line; what does not fit ends in one line that says what would."""
+"""Pure: what the commands' arguments have in common; what does not fit ends in one line that says what would."""
 
 from __future__ import annotations
 
 import argparse
 import math
 from collections.abc import Callable
+from pathlib import Path
+
+DEFAULT_CONFIG = Path("/etc/gateway/config.toml")
 
 
 def positive(text: str) -> float:
@@ -27,3 +30,8 @@ def between(low: int, high: int) -> Callable[[str], int]:
         return int(text)
 
     return whole
+
+
+def count(number: int, what: str) -> str:
+    """`1 device`, `2 devices`."""
+    return f"{number} {what}{'s' * (number != 1)}"

@@ -1,54 +1,78 @@
-"""`gateway check`: every mistake at once, then what will be done, then what may hurt."""
+"""`gateway check`: every mistake at once; when there is none, what will be done and what may hurt.
+
+Mistakes and warnings go to stderr in the form `file:line:column: …`, which editors understand; the plan to stdout.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gateway.cli.run import DEFAULT_CONFIG
+from gateway.cli import EXIT_CONFIG
+from gateway.cli.arguments import DEFAULT_CONFIG, count
+from gateway.cli.terminal import errors
+from gateway.settings import size_text
 
 if TYPE_CHECKING:
-    from gateway.config.schema import Config
+    from rich.console import Console
 
-EXIT_CONFIG = 78
+    from gateway.config.problems import Problem
+    from gateway.config.schema import Config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", type=Path, nargs="?", default=DEFAULT_CONFIG, help="default: %(default)s")
-    parser.add_argument("--quiet", "-q", action="store_true", help="only mistakes and warnings")
+    parser.add_argument("config", type=Path, nargs="?", default=DEFAULT_CONFIG, metavar="FILE", help="[%(default)s]")
+    parser.add_argument("-q", "--quiet", action="store_true", help="only mistakes and warnings, no plan")
+    parser.epilog = "Exit code: 0 good (perhaps with warnings), 78 there are mistakes."
 
 
 def main(arguments: argparse.Namespace) -> int:
     from gateway.config.load import check
 
     report = check(arguments.config, os.environ)
-    for problem in (*report.mistakes, *report.warnings):
-        print(problem.underlined(), file=sys.stderr)
+    console = errors()
+    for problem in report.mistakes:
+        _show(console, problem, "", "red")
+    for problem in report.warnings:
+        _show(console, problem, "warning", "yellow")
     if report.config is None:
-        count = len(report.mistakes)
-        print(f"{arguments.config}: {count} mistake{'s' * (count > 1)}; nothing was started", file=sys.stderr)
+        console.print(f"{arguments.config}: {count(len(report.mistakes), 'mistake')}", style="bold red", soft_wrap=True)
         return EXIT_CONFIG
     if not arguments.quiet:
         print("\n".join(plan(report.config)))
+        warned = f", with {count(len(report.warnings), 'warning')}" if report.warnings else ""
+        print(f"{arguments.config} is good{warned}")
     return 0
+
+
+def _show(console: Console, problem: Problem, label: str, colour: str) -> None:
+    """The sentence in bold, the line as it is written, the mark in colour."""
+    from rich.text import Text
+
+    said, *below = problem.underlined(label).split("\n")
+    text = Text(said, style=f"bold {colour}" if not below else "bold")
+    for line in below[:1]:
+        text.append(f"\n{line}", style="not bold")
+    for line in below[1:]:
+        text.append(f"\n{line}", style=f"bold {colour}")
+    console.print(text, soft_wrap=True)
 
 
 def plan(config: Config) -> list[str]:
     """What this configuration makes the gateway do."""
     lines = []
     for entry in config.buses:
-        devices = f"{len(entry.devices)} device{'s' * (len(entry.devices) != 1)}"
-        lines.append(f"bus {entry.name} ({entry.kind.name}), {devices}")
+        lines.append(f"bus {entry.name} ({entry.kind.name}), {count(len(entry.devices), 'device')}")
         if entry.kind.plan is not None:
             lines += [f"  {line}" for line in entry.kind.plan(entry.bus, entry.devices)]
     if not config.buses:
         lines.append("no bus: the gateway starts and waits for configuration")
+    size = size_text(config.buffer.max_size)
+    lines.append(f"buffer in {config.gateway.state_dir}, at most {size}, then {config.buffer.when_full}")
     for number, endpoint in enumerate(config.uplink.endpoint, start=1):
         lines.append(f"uplink {number}: {endpoint.url}")
     if not config.uplink.endpoint:
         lines.append("no [[uplink.endpoint]]: readings are kept on disk until there is one")
-    lines.append("this configuration is good")
     return lines

@@ -11,28 +11,42 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gateway import __version__
+from gateway.cli import EXIT_INTERRUPTED
+from gateway.cli.arguments import DEFAULT_CONFIG
+from gateway.cli.claim import claimed
+
 if TYPE_CHECKING:
     from gateway.config.schema import Config
 
-DEFAULT_CONFIG = Path("/etc/gateway/config.toml")
+log = logging.getLogger(__name__)
 
 _PRIORITY = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 """Python level → syslog priority, sd-daemon(3)."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", "-c", type=Path, default=DEFAULT_CONFIG, help="default: %(default)s")
+    parser.add_argument("-c", "--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="[%(default)s]")
     parser.add_argument(
-        "--log-level", choices=["debug", "info", "warning", "error"], help="stronger than the file's `log_level`"
+        "--log-level", choices=["debug", "info", "warning", "error"], help="instead of the file's `log_level`"
     )
+    parser.epilog = "SIGTERM or Ctrl-C: it stops reading, commits what it has, delivers what it can in 3 s, and ends."
 
 
 def main(arguments: argparse.Namespace) -> int:
-    from gateway.config.load import load
+    from gateway.config.load import check
+    from gateway.errors import ConfigError
 
-    config = load(arguments.config, os.environ)
+    report = check(arguments.config, os.environ)
+    if report.config is None:
+        raise ConfigError(tuple(_marked(str(problem), logging.ERROR) for problem in report.mistakes))
+    config = report.config
     set_up_logging(arguments.log_level or config.gateway.log_level)
-    asyncio.run(_until_told(config))
+    log.info("gateway %s with %s", __version__, arguments.config)
+    for problem in report.warnings:
+        log.warning("%s", problem)
+    with claimed(config.gateway.state_dir, config.gateway.runtime_dir):
+        asyncio.run(_until_told(config))
     return 0
 
 
@@ -45,24 +59,42 @@ async def _until_told(config: Config) -> None:
 
     def told(name: str) -> None:
         if stop.is_set():
-            os._exit(1)
-        logging.getLogger(__name__).info("%s: finishing", name)
+            log.warning("%s again: ending at once; what is not delivered is kept for the next start", name)
+            os._exit(EXIT_INTERRUPTED)
+        log.info("%s: finishing", name)
         stop.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told, number.name)
     app = await App.open(config)
     await app.run(stop)
+    log.info("finished")
 
 
 def set_up_logging(level: str) -> None:
     """To stderr: with syslog priorities where the journal listens, with the time where a person does."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_ForJournal() if "JOURNAL_STREAM" in os.environ else _ForPeople())
+    handler.setFormatter(_ForJournal() if _journal() else _ForPeople())
     logging.basicConfig(level=level.upper(), handlers=[handler])
     # libraries: what we need of them reaches us as exceptions; a line per packet fills an SD card
-    for library in ("websockets", "bleak", "dbus_fast", "paho"):
+    for library in ("asyncio", "websockets", "bleak", "dbus_fast", "paho"):
         logging.getLogger(library).setLevel(logging.ERROR)
+
+
+def _journal() -> bool:
+    """Stderr goes to the journal: systemd names its stream, and children inherit the name with or without it."""
+    stream = os.environ.get("JOURNAL_STREAM", "")
+    try:
+        file = os.fstat(sys.stderr.fileno())
+    except (OSError, ValueError):
+        return False
+    return stream == f"{file.st_dev}:{file.st_ino}"
+
+
+def _marked(text: str, level: int) -> str:
+    """With the priority that the journal reads at the beginning of each line, where it does."""
+    prefix = f"<{_PRIORITY.get(level, 6)}>" if _journal() else ""
+    return "\n".join(prefix + line for line in text.splitlines())
 
 
 class _ForJournal(logging.Formatter):
@@ -70,8 +102,7 @@ class _ForJournal(logging.Formatter):
         text = f"{record.name.removeprefix('gateway.')}: {record.getMessage()}"
         if record.exc_info:
             text += "\n" + self.formatException(record.exc_info)
-        prefix = f"<{_PRIORITY.get(record.levelno, 6)}>"
-        return "\n".join(prefix + line for line in text.splitlines())
+        return _marked(text, record.levelno)
 
 
 class _ForPeople(logging.Formatter):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from gateway.cli import EXIT_FAILED, EXIT_INTERRUPTED
-from gateway.cli.arguments import between, positive
+from gateway.cli.arguments import between, count, positive
 from gateway.cli.terminal import errors, printable
 from gateway.errors import LinkError
 from gateway.settings import toml as quoted
@@ -180,7 +180,7 @@ def _ble(arguments: argparse.Namespace) -> Scan:
 
     async def run(show: Show, stop: asyncio.Event) -> Found:
         def progress(share: float, devices: int) -> None:
-            show(share, _count(devices, "device"))
+            show(share, count(devices, "device"))
 
         found = await ble.scan(BleakRadio(arguments.adapter), arguments.seconds, progress, stop)
         usable = any(each.decoded for each in found)
@@ -228,7 +228,7 @@ def _modbus(arguments: argparse.Namespace) -> Scan:
             remarks = (f"All {len(units)} units answer: this is one device that does not look at the unit id.",)
         return Found(("unit", "at", "answer"), rows, modbus.paste(findings), remarks)
 
-    tries = f" at {_count(len(candidates), 'setting')}" if arguments.port else ""
+    tries = f" at {count(len(candidates), 'setting')}" if arguments.port else ""
     longest = max(1.0, modbus.longest_s(candidates, units))
     span = f"{longest / 60:.0f} min" if longest >= 120 else f"{longest:.0f} s"
     wire = (
@@ -241,7 +241,7 @@ def _modbus(arguments: argparse.Namespace) -> Scan:
         " one connection only: is another master connected? Try --units 0-255; --tcp-port if it is not 502.",
     )
     return Scan(
-        f"asking {_count(len(units), 'unit')}{tries} for one register, {span} at most; Ctrl-C ends it early",
+        f"asking {count(len(units), 'unit')}{tries} for one register, {span} at most; Ctrl-C ends it early",
         run,
         wire if arguments.port else network,
     )
@@ -304,7 +304,7 @@ def _listen(arguments: argparse.Namespace) -> Scan:
 
     span = arguments.seconds * len(settings)
     return Scan(
-        f"listening at {_count(len(settings), 'baud rate')}, {span:g} s at most; Ctrl-C ends it early",
+        f"listening at {count(len(settings), 'baud rate')}, {span:g} s at most; Ctrl-C ends it early",
         run,
         (
             "Nothing that can be read. Does the device speak of its own accord, now? Are TX and RX crossed, the ground"
@@ -333,7 +333,7 @@ def _mqtt(arguments: argparse.Namespace) -> Scan:
 
     async def run(show: Show, stop: asyncio.Event) -> Found:
         def progress(elapsed_s: float, messages: int) -> None:
-            show(elapsed_s / arguments.seconds, _count(messages, "message"))
+            show(elapsed_s / arguments.seconds, count(messages, "message"))
 
         heard = await mqtt.scan(bus, arguments.seconds, progress, arguments.topic or ("#",), stop)
         rows = [
@@ -369,7 +369,3 @@ def _lasting(port: str) -> str:
     from gateway.connectors.modbus.scan import serial_ports
 
     return next((found.best for found in serial_ports() if found.device == port), port)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"

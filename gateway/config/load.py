@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gateway.config.assemble import assemble
-from gateway.config.positions import Place, syntax_error
+from gateway.config.positions import NOWHERE, Place, syntax_error
 from gateway.config.problems import Problem, Source
 from gateway.config.schema import Config
 from gateway.config.warnings import warnings
@@ -49,7 +49,8 @@ def _check(path: Path, environ: Mapping[str, str], registry: Registry | None, wi
     try:
         raw = path.read_bytes()
     except OSError as error:
-        return _unusable(Source(str(path)), Place(1, 1), f"cannot be read: {error.strerror}")
+        hint = " (try sudo)" if isinstance(error, PermissionError) else ""
+        return _unusable(Source(str(path)), NOWHERE, f"cannot be read: {error.strerror}{hint}")
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -27,6 +27,8 @@ class Place(NamedTuple):
 
 
 START = Place(1, 1)
+NOWHERE = Place(0, 0)
+"""Of what is wrong with a file that has no lines: it is not there."""
 
 _BLANK = re.compile(r"(?:[ \t\n]+|#[^\n]*)*")
 _SPACE = re.compile(r"[ \t]*")

@@ -26,19 +26,24 @@ class Problem(NamedTuple):
     """The line as written, secrets left out."""
 
     def __str__(self) -> str:
-        key = f"{self.key}: " if self.key else ""
-        return f"{self.file}:{self.place.line}:{self.place.column}: {key}{self.message}"
+        return self.sentence()
 
-    def underlined(self) -> str:
+    def sentence(self, label: str = "") -> str:
+        """In one line; `label` says how grave it is, where that is not clear."""
+        parts = (f"{self.place.line}:{self.place.column}" if self.place.line else "", label, self.key, self.message)
+        said = ": ".join(part for part in parts if part)
+        return f"{self.file}:{said}" if self.place.line else f"{self.file}: {said}"
+
+    def underlined(self, label: str = "") -> str:
         """The problem, and below it the line with the place marked."""
         if not self.source.strip():
-            return str(self)
+            return self.sentence(label)
         number = f"{self.place.line:>5}"
         column = self.place.column - 1
         # tabs stay tabs, so that the mark stands where the terminal shows the key
         indent = "".join("\t" if char == "\t" else " " for char in self.source[:column]).ljust(column)
         length = max(1, min(self.place.length, len(self.source) - column))
-        return f"{self}\n{number} | {self.source}\n{' ' * len(number)} | {indent}{'^' * length}"
+        return f"{self.sentence(label)}\n{number} | {self.source}\n{' ' * len(number)} | {indent}{'^' * length}"
 
 
 class Source:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,8 +12,10 @@ import msgspec
 from gateway.buffer.config import BufferSettings
 from gateway.connectors.base import AnyKind
 from gateway.points import Bus, Device
-from gateway.settings import ID_PATTERN, Key, Table
+from gateway.settings import ID_PATTERN, Key, Mistake, Table
 from gateway.uplink.config import UplinkSettings
+
+_SOCKET_FOLDER_BYTES = 107 - len("/control.sock")  # sun_path of unix(7), and its zero
 
 
 class GatewaySettings(Table, frozen=True, kw_only=True):
@@ -27,6 +31,10 @@ class GatewaySettings(Table, frozen=True, kw_only=True):
         Path, Key("what must survive a restart: flight ring, control socket; under systemd its RuntimeDirectory")
     ] = Path("/run/gateway")
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Key("the least that is logged")] = "info"
+
+    def mistakes(self) -> Iterable[Mistake]:
+        if len(os.fsencode(self.runtime_dir)) > _SOCKET_FOLDER_BYTES:
+            yield Mistake(("runtime_dir",), f"too long for the socket in it: {_SOCKET_FOLDER_BYTES} bytes at most")
 
 
 TABLES: tuple[tuple[str, type[Table]], ...] = (

@@ -21,7 +21,9 @@ class ControlClient:
 
     def ask(self, op: str, **arguments: Json) -> Json:
         """One question, one answer."""
-        return next(self.follow(op, **arguments))
+        for answer in self.follow(op, **arguments):
+            return answer
+        raise LinkError(f"the gateway at {self._path} ended without an answer")
 
     def follow(self, op: str, **arguments: Json) -> Iterator[Json]:
         """One question, answers until the daemon ends them or the iterator is closed."""
@@ -29,14 +31,18 @@ class ControlClient:
             link.settimeout(self._timeout_s)
             try:
                 link.connect(str(self._path))
+            except PermissionError as error:
+                raise LinkError(
+                    f"this user may not connect to {self._path}: try sudo, or join the group of the service"
+                ) from error
             except OSError as error:
                 raise LinkError(
-                    f"no gateway answers at {self._path} ({error.strerror}). Is it running? "
+                    f"no gateway answers at {self._path} ({error.strerror or error}). Is it running? "
                     "Another socket is named with --socket."
                 ) from error
-            link.sendall(msgspec.json.encode({"op": op, **arguments}) + b"\n")
-            link.settimeout(None if op == "tail" else self._timeout_s)
             try:
+                link.sendall(msgspec.json.encode({"op": op, **arguments}) + b"\n")
+                link.settimeout(None if op == "tail" else self._timeout_s)
                 for line in link.makefile("rb"):
                     answer = msgspec.json.decode(line, type=dict[str, Json])
                     if "error" in answer:
@@ -44,3 +50,5 @@ class ControlClient:
                     yield answer["ok"]
             except TimeoutError as error:
                 raise LinkError(f"the gateway at {self._path} does not answer within {self._timeout_s:g} s") from error
+            except OSError as error:
+                raise LinkError(f"the gateway at {self._path} is gone: {error.strerror}") from error

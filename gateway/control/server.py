@@ -36,16 +36,21 @@ class ControlServer:
         self._path = path
         self._answers = answers
         self._follows = follows
-        self._callers = 0
+        self._callers: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
-        """Listens while the block runs. A stale socket of a dead process is replaced."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._path.unlink(missing_ok=True)
+        """Listens while the block runs. A stale socket of a dead process is replaced.
+
+        Raises:
+            GatewayError: the socket cannot be made.
+        """
         old = os.umask(0o117)  # rw for owner and group from the first moment
         try:
-            server = await asyncio.start_unix_server(self._caller, self._path, limit=_LINE_LIMIT)
+            self._path.unlink(missing_ok=True)
+            server = await asyncio.start_unix_server(self._accept, self._path, limit=_LINE_LIMIT)
+        except OSError as error:
+            raise GatewayError(f"cannot listen on {self._path}: {error.strerror or error}") from error
         finally:
             os.umask(old)
         try:
@@ -53,11 +58,20 @@ class ControlServer:
         finally:
             server.close()
             self._path.unlink(missing_ok=True)
+            callers = tuple(self._callers)
+            for caller in callers:
+                caller.cancel()
+            await asyncio.gather(*callers, return_exceptions=True)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # a task of our own: asyncio logs a traceback for each of its own that is cancelled
+        task = asyncio.get_running_loop().create_task(self._caller(reader, writer), name="control caller")
+        self._callers.add(task)
+        task.add_done_callback(self._callers.discard)
 
     async def _caller(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._callers += 1
         try:
-            if self._callers > _MAX_CALLERS:
+            if len(self._callers) > _MAX_CALLERS:
                 await self._say(writer, {"error": f"more than {_MAX_CALLERS} callers"})
                 return
             while True:
@@ -69,7 +83,6 @@ class ControlServer:
         except (TimeoutError, OSError, ValueError):
             return  # gone, silent, or a line without an end
         finally:
-            self._callers -= 1
             writer.close()
 
     async def _answer(self, line: bytes, writer: asyncio.StreamWriter) -> None:

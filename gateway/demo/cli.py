@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.live import Live
 
+from gateway.demo import plant
 from gateway.demo.proof import Proof
 from gateway.demo.screen import draw
 from gateway.demo.story import Told, outage
@@ -45,7 +46,7 @@ async def _demo(folder: Path, arguments: argparse.Namespace) -> int:
     live = console.is_terminal and not arguments.plain
     told = Told((lambda _: None) if live else print)
     console.print("starting machines, gateway and cloud side …")
-    async with running(folder) as world:
+    async with plant.running(folder) as machines, running(folder, machines) as world:
         drawing = asyncio.create_task(_draw(world, told, console) if live else _list(world), name="screen")
         try:
             proof = await _story(world, told, arguments)

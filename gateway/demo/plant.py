@@ -17,8 +17,7 @@ from gateway.demo.publisher import publisher
 from gateway.testing import broker
 from gateway.testing.bluez import FakeBluez, PrivateBus
 
-_TALK_S = 0.2
-"""How often machines that speak by themselves speak."""
+_PACE_S = 0.2
 
 
 class Counter(NamedTuple):
@@ -35,7 +34,9 @@ class Counter(NamedTuple):
 class Plant:
     """Everything below the gateway."""
 
-    def __init__(self) -> None:
+    def __init__(self, pace_s: float = _PACE_S) -> None:
+        """`pace_s`: how often machines speak, and how often the fast ones are asked."""
+        self.pace_s = pace_s
         self.toml = ""
         """The buses and devices of the gateway's configuration file."""
         self.notes: list[str] = []
@@ -67,7 +68,7 @@ class Plant:
         while True:
             await self.talking()
             step()
-            await asyncio.sleep(_TALK_S)
+            await asyncio.sleep(self.pace_s)
 
     async def close(self) -> None:
         for task in self._tasks:
@@ -76,9 +77,9 @@ class Plant:
 
 
 @asynccontextmanager
-async def running(folder: Path) -> AsyncIterator[Plant]:
+async def running(folder: Path, pace_s: float = _PACE_S) -> AsyncIterator[Plant]:
     """The plant, at work while the block runs."""
-    plant = Plant()
+    plant = Plant(pace_s)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(plant.close)
         await _inverter(plant)
@@ -106,7 +107,7 @@ tcp_port = {machine.port}
 name = "inverter"
 bus = "plant-net"
 unit_id = 1
-interval = "200ms"
+interval = "{plant.pace_s * 1000:g}ms"
 points = [
   {{ name = "sequence", register = "holding", address = 0, type = "uint32" }},
   {{ name = "power", register = "holding", address = 2, type = "float32", unit = "W", digits = 1 }},
@@ -132,7 +133,7 @@ baud_rate = 19200
 name = "meter"
 bus = "rs485"
 unit_id = {machine.unit}
-interval = "500ms"
+interval = "{plant.pace_s * 2500:g}ms"
 points = [
   {{ name = "sequence", register = "holding", address = 0, type = "uint32" }},
   {{ name = "temperature", register = "holding", address = 6, type = "int16", scale = 0.1, unit = "Cel" }},
@@ -203,7 +204,7 @@ async def _fridge(plant: Plant, stack: AsyncExitStack, folder: Path) -> None:
             await plant.talking()
             if bluez.scanning:
                 await bluez.advertise(machine.address, manufacturer_data={machine.company: machine.step()})
-            await asyncio.sleep(_TALK_S)
+            await asyncio.sleep(plant.pace_s)
 
     plant.work("fridge", advertise())
     plant.notes.append("BLE: replayed, a RuuviTag's advertisements through a simulated BlueZ on a private D-Bus")

@@ -14,7 +14,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from gateway.control.client import ControlClient
-from gateway.demo import plant as plants
 from gateway.demo.child import Child, until
 from gateway.demo.plant import Plant
 from gateway.demo.proof import Proof, take
@@ -156,10 +155,9 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def running(folder: Path) -> AsyncIterator[World]:
-    """A world at work; everything is ended when the block is left."""
+async def running(folder: Path, plant: Plant) -> AsyncIterator[World]:
+    """A world at work around this plant; everything is ended when the block is left."""
     async with AsyncExitStack() as stack:
-        plant = await stack.enter_async_context(plants.running(folder))
         world = World(folder, plant)
 
         async def end() -> None:

@@ -135,6 +135,13 @@ def test_an_address_is_a_number_from_zero_or_a_quoted_reference_from_one(
         ({"register": "coil", "write": {"fc": 16}}, "does not write a coil"),
         ({"type": "float32", "write": {"fc": 6}}, "function 6 writes one"),
         ({"registr": "coil"}, "did you mean `register`"),
+        ({"unit": "V", "convert": "Cel"}, "Cel"),
+        ({"scale": 0}, "scale 0"),
+        ({"min": 2, "max": 1}, "larger than max"),
+        ({"type": "int16", "invalid": [0x1_0000]}, "65536 can never be read as int16"),
+        ({"type": "uint16", "invalid": [-999, -40000]}, "-40000 can never be read as uint16"),
+        ({"invalid": ["n/a"]}, "can never be read"),
+        ({"invalid": [0.5]}, "can never be read"),
     ],
 )
 def test_a_point_that_cannot_be_is_refused_with_its_reason(words: dict[str, Any], said: str) -> None:

@@ -13,6 +13,7 @@ from gateway.connectors.modbus.client import Function
 from gateway.connectors.modbus.config import ModbusDevice, RtuBus, Spot, reads, spot
 from gateway.connectors.modbus.values import alone, decoded, engineering, raw_of, read_request, write_request
 from gateway.model import Status
+from gateway.normalise.judge import Judge
 from gateway.settings import read
 
 settings.register_profile("values", deadline=None)
@@ -72,7 +73,6 @@ def test_a_state_may_be_said_by_its_name(said: str | int, raw: float) -> None:
         ({"enum": {"1": "on"}}, "off", "or one of on"),
         ({}, "5", "not a number"),
         ({}, float("nan"), "not a number"),
-        ({"scale": 0.0}, 5, "cannot be undone"),
         ({"register": "coil"}, 2, "neither true nor false"),
         ({"type": "bool"}, 0.5, "neither true nor false"),
     ],
@@ -121,3 +121,38 @@ def test_coils_are_counted_from_the_lowest_bit_of_the_first_byte() -> None:
     assert values == (True, False, True, False, False, False, False, False, False, True)
     assert status is None
     assert alone(spot(BUS, device, device.points[9])).quantity == 1
+
+
+@pytest.mark.parametrize(
+    ("type", "order", "said", "data"),
+    [
+        ("int16", "", 0x8000, b"\x80\x00"),
+        ("int16", "", -32768, b"\x80\x00"),
+        ("int16", "", -32768.0, b"\x80\x00"),
+        ("uint16", "", 0xFFFF, b"\xff\xff"),
+        ("uint16", "", -1, b"\xff\xff"),
+        ("int32", "CDAB", 0x8000_0000, b"\x00\x00\x80\x00"),
+        ("int64", "", 0x8000_0000_0000_0000, b"\x80" + bytes(7)),
+        ("int8", "", 0x80, b"\x00\x80"),
+    ],
+)
+def test_a_sentinel_is_found_as_the_manual_writes_it_and_as_it_reads(
+    type: str, order: str, said: float, data: bytes
+) -> None:
+    point = one(type=type, byte_order=order, invalid=[said]) if order else one(type=type, invalid=[said])
+    judge = Judge(point.point)
+
+    def finished(data: bytes) -> tuple[Any, Status]:
+        values, statuses = decoded(alone(point), data)
+        return judge(values[0], statuses[0] if statuses else Status.GOOD)
+
+    assert finished(data) == (None, Status.SENSOR_FAULT)
+    assert finished(bytes(len(data) - 1) + b"\x07")[1] is Status.GOOD
+
+
+@given(st.integers(-(1 << 15), (1 << 16) - 1), st.integers(0, (1 << 16) - 1), st.sampled_from(["int16", "uint16"]))
+def test_a_sentinel_hides_the_register_with_its_bits_and_no_other(said: int, register: int, type: str) -> None:
+    point = one(type=type, invalid=[said])
+    values, statuses = decoded(alone(point), register.to_bytes(2, "big"))
+    _, status = Judge(point.point)(values[0], statuses[0] if statuses else Status.GOOD)
+    assert (status is Status.SENSOR_FAULT) == (said & 0xFFFF == register)

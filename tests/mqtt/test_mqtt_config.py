@@ -62,6 +62,8 @@ def test_ports_and_aliases() -> None:
         ({"topic": "a", "name": "{device}"}, ("name",), "not a level"),
         ({"topic": "a/{device}", "name": "x{device"}, ("name",), "braces"),
         ({"topic": "a", "points": [{"name": "n", "path": "a..b"}]}, ("points", 0, "path"), "not a path"),
+        ({"topic": "a", "points": [{"name": "n", "unit": "V", "convert": "Cel"}]}, ("points", 0, "convert"), "Cel"),
+        ({"topic": "a", "points": [{"name": "n", "scale": 0}]}, ("points", 0, "scale"), "scale 0"),
         ({"topic": "a", "points": [{"name": "n"}, {"name": "n"}]}, ("points",), "same name"),
         ({"topic": "a", "points": [{"name": "n", "write": {}}]}, ("points", 0, "write"), "command_topic"),
         ({"topic": "a", "command_topic": "b/+"}, ("command_topic",), "without"),

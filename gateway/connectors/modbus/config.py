@@ -127,7 +127,21 @@ class ModbusPoint(Point, frozen=True, kw_only=True):
         name = self.type or ("bool" if self.place()[0].bits else "bit" if self.bit is not None else "uint16")
         return parse(name, self.byte_order or default_order, length=self.length, bit=self.bit)
 
+    def sentinels(self, word: Word) -> frozenset[int]:
+        """What `invalid` says in bits, as the numbers that the type makes of them, and the other way round.
+
+        Manuals write 0x8000 where an int16 reads -32768, and -1 where a uint16 reads 65535.
+        """
+        if not word.integral:
+            return frozenset()
+        span = 1 << 8 * word.size
+        said = [int(each) for each in self.invalid if not isinstance(each, str)]
+        if word.family is Family.INT:
+            return frozenset(each - span for each in said if each >= span // 2)
+        return frozenset(each + span for each in said if each < 0)
+
     def mistakes(self) -> Iterable[Mistake]:
+        yield from super().mistakes()
         try:
             table, address = self.place()
         except ValueError as error:
@@ -144,6 +158,10 @@ class ModbusPoint(Point, frozen=True, kw_only=True):
             yield Mistake(("type",), f"{word} does not fill whole registers")
         if not table.bits and address + word.registers > 65536:
             yield Mistake(("address",), f"{word} at {address} ends behind the last register, 65535")
+        span = 1 << 8 * word.size
+        for i, each in enumerate(self.invalid):
+            if word.integral and (isinstance(each, str) or each % 1 or not -span // 2 <= each < span):
+                yield Mistake(("invalid", i), f"{each!r} can never be read as {word}")
         if self.write is not None:
             yield from self._write_mistakes(table, word)
 
@@ -201,6 +219,8 @@ class Spot(NamedTuple):
     table: Table
     address: int
     word: Word
+    sentinels: frozenset[int] = frozenset()
+    """Raw values that are none, beside those that the normaliser finds in `invalid`."""
 
     @property
     def width(self) -> int:
@@ -211,7 +231,8 @@ class Spot(NamedTuple):
 def spot(bus: AnyBus, device: ModbusDevice, point: ModbusPoint) -> Spot:
     """Fills in what bus and device say for all points."""
     order = parse_order(device.byte_order or bus.byte_order).value
-    return Spot(point, *point.place(), point.word(order))
+    word = point.word(order)
+    return Spot(point, *point.place(), word, point.sentinels(word))
 
 
 def late_window_s(bus: AnyBus) -> float:

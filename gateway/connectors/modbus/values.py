@@ -40,7 +40,8 @@ def decoded(read: Read[Spot], data: bytes) -> tuple[tuple[Value | None, ...], tu
         if read.table.bits:
             values.append(bool(data[at // 8] >> at % 8 & 1))
         else:
-            values.append(item.key.word.decode(data[2 * at : 2 * (at + item.width)]))
+            value = item.key.word.decode(data[2 * at : 2 * (at + item.width)])
+            values.append(None if value in item.key.sentinels else value)
     if None not in values:
         return tuple(values), None
     return tuple(values), tuple(Status.SENSOR_FAULT if value is None else Status.GOOD for value in values)
@@ -89,8 +90,6 @@ def raw_of(spot: Spot, value: Value) -> Value:
         raise ValueError(f"{value!r} is not a number that can be written")
     raw: float = value
     if point.scale != 1.0 or point.offset != 0.0:
-        if point.scale == 0.0:
-            raise ValueError("scale = 0 cannot be undone")
         raw = (value - point.offset) / point.scale
     return round(raw) if spot.word.integral else float(raw)
 

@@ -95,6 +95,7 @@ class MqttPoint(Point, frozen=True, kw_only=True):
     payload: Annotated[str | None, Key("what a write publishes; {value} plain, {json} as JSON")] = None
 
     def mistakes(self) -> Iterable[Mistake]:
+        yield from super().mistakes()
         if self.path:
             try:
                 Path.of(self.path)
@@ -178,8 +179,6 @@ class MqttDevice(Device, frozen=True, kw_only=True):
                 yield Mistake(("points", i, "write"), "needs a `command_topic`")
             if point.convert:
                 yield Mistake(("points", i, "write"), "a point with `convert` cannot be written")
-            if point.scale == 0:
-                yield Mistake(("points", i, "scale"), "0 cannot be undone for a write")
             if point.write.verify:
                 yield Mistake(("points", i, "write", "verify"), "MQTT has no read: a write ends with the broker's ack")
 
@@ -199,11 +198,6 @@ def _check(bus: MqttBus, devices: Sequence[MqttDevice]) -> list[str]:
         found.append("qos = 0: what is published while the gateway is away is lost")
     if bus.username is not None and bus.tls is None and bus.host not in ("127.0.0.1", "::1", "localhost"):
         found.append("the password goes over the network in clear: no tls")
-    for device in devices:
-        if device.points == "auto":
-            found.append(
-                f"{device.name}: points = auto cannot be written and has no limits, units come from the source"
-            )
     return found
 
 

@@ -136,17 +136,26 @@ class Stream:
         return not self.fresh and not self.kept and self.disk is None
 
     def in_memory(self, seq: int, *, grounded: bool) -> tuple[dict[int, Record], int]:
-        """Records in memory from `seq` on, and the number before which all may be handed out.
-
-        Without `grounded` those that are not in the ring end it: a crash would take their identity.
-        """
-        records = {number: record for number, record in self.kept.items() if record.upto >= seq}
+        """Records in memory from `seq` on, and the number before which all may be handed out; see `end`."""
+        end = self.end(grounded=grounded)
+        records: dict[int, Record] = {}
+        if seq <= self.mark:  # what is kept is acked, and there may be thousands of them
+            records = {number: record for number, record in self.kept.items() if record.upto >= seq}
         for number, held in self.fresh.items():
-            if held.flight is None and not grounded:
-                return records, number
+            if number >= end:
+                break
             if held.record.upto >= seq:
                 records[number] = held.record
-        return records, self.next
+        return records, end
+
+    def end(self, *, grounded: bool) -> int:
+        """The number before which all may be handed out: records that are not in the ring end it, unless `grounded`,
+        because a crash would take their identity."""
+        if not grounded:
+            for number, held in self.fresh.items():
+                if held.flight is None:
+                    return number
+        return self.next
 
     def grounded_at(self, seq: int) -> bool:
         """Whether the first fresh record from `seq` on must be committed before it is handed out."""
@@ -162,8 +171,7 @@ class Stream:
         return body if body is not None and body.reason is GapReason.OVERFLOW and body.readings is not None else None
 
     def offer(self, *, grounded: bool) -> StreamOffer:
-        _, end = self.in_memory(self.next, grounded=grounded)
-        first = end
+        first = end = self.end(grounded=grounded)
         if self.fresh:
             first = min(end, next(iter(self.fresh)))
         if self.disk is not None and self.disk.last > self.mark:

@@ -297,6 +297,53 @@ def test_without_a_ring_each_append_returns_after_its_commit_and_status_says_so(
     run(main())
 
 
+def test_what_is_not_in_the_ring_is_on_disk_before_it_is_handed_out(tmp_path: Path) -> None:
+    async def main() -> None:
+        machine = Machine(tmp_path)
+        machine.ring = False
+        buffer = await machine.start()
+        buffer.online(True)
+        await buffer.append([row(1, origin=origin(1))])  # still its source's: no commit is waited for
+        buffer.close(Lane.LIVE)
+        assert [offer.next for offer in buffer.offers()] == [1, 1]
+        assert buffer.stats()["commits"] == 0
+        (record,) = await buffer.fetch(live(buffer), 1, 1 << 20)
+        assert buffer.stats()["commits"] == 1
+        stream = live(buffer)
+        buffer = await machine.cut()
+        assert list(await buffer.fetch(stream, 1, 1 << 20)) == [record]
+        await machine.stop()
+
+    run(main())
+
+
+def test_rows_of_a_full_ring_are_not_doubled_by_a_kill_between_commit_and_free(tmp_path: Path) -> None:
+    async def main() -> None:
+        machine = Machine(tmp_path, ring_size=1 << 20)
+        buffer = await machine.start()
+        buffer.online(True)
+        ring = buffer._ring
+        assert ring is not None
+        while ring.put(9, b"\0" * 900) is not None:
+            pass
+        while ring.capacity_bytes - ring.used_bytes > 350:  # a row fits, its record does not
+            assert ring.put(9, b"\0" * 8) is not None
+        await buffer.append([row(1)])
+        buffer.close(Lane.LIVE)
+        before = (machine.run / "flight.ring").read_bytes()
+        await asyncio.sleep(1)
+        assert buffer.stats()["commits"] == 1
+        await machine.stop()
+        (machine.run / "flight.ring").write_bytes(before)
+        buffer = await machine.start()
+        sink = Sink()
+        await deliver(buffer, sink)
+        assert sink.numbers == [1]
+        await machine.stop()
+
+    run(main())
+
+
 # ── rule 6: sources with their own ack ───────────────────────────────────────────────────────────────────────────────
 
 

@@ -1,8 +1,8 @@
 """A TCP relay whose path can be broken in every way a network breaks: for tests and for the demo.
 
-`PASS` forwards. `BLACK_HOLE` keeps every connection open and forwards nothing more, new ones are accepted and go nowhere:
-what a dead radio link or a firewall that forgot us looks like. `REFUSE` cuts what is open and refuses new connections.
-`cut` ends what is open and lets new ones pass. After a black hole, connections that were in it stay dead.
+`PASS` forwards. `BLACK_HOLE` keeps every connection open and forwards nothing more, new ones are accepted and go
+nowhere: what a dead radio link or a firewall that forgot us looks like. `REFUSE` cuts what is open and refuses new
+connections. `cut` ends what is open and lets new ones pass. Connections that were in a black hole do not come back.
 """
 
 from __future__ import annotations

@@ -210,7 +210,7 @@ def _refused(endpoint: Endpoint, error: Exception, lost: BaseException | None) -
         case InvalidMessage() if isinstance(error.__cause__, EOFError):
             return Reaction(Kind.RETRY, "connection lost during the handshake")
         case InvalidHandshake():
-            return Reaction(Kind.REST, f"not a server of this protocol: {error}", reactions.HOUR_S)
+            return Reaction(Kind.RETRY, f"not a server of this protocol: {error}", reactions.PROTOCOL_PAUSE_S)
         case TimeoutError():
             return Reaction(Kind.RETRY, f"no answer to the handshake within {endpoint.connect_timeout:g} s")
         case _:

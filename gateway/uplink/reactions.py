@@ -68,6 +68,8 @@ def to_status(status: int, retry_after_s: float | None) -> Reaction:
         return Reaction(Kind.REST, f"this identity may not connect here (HTTP {status})", QUARTER_HOUR_S)
     if status in _TRANSIENT or status >= 500:
         return Reaction(Kind.RETRY, f"HTTP {status}", retry_after_s or 0.0)
-    if 300 <= status < 400:
-        return Reaction(Kind.REST, f"HTTP {status}: redirects are not followed", HOUR_S)
-    return Reaction(Kind.REST, f"not a server of this protocol (HTTP {status})", HOUR_S)
+    if 300 <= status < 400:  # most often a captive portal, which passes
+        return Reaction(Kind.RETRY, f"HTTP {status}: redirects are not followed", PROTOCOL_PAUSE_S)
+    if status == 426:
+        return Reaction(Kind.REST, "no common protocol version (HTTP 426)", HOUR_S)
+    return Reaction(Kind.REST, f"not a server of this protocol (HTTP {status})", QUARTER_HOUR_S)

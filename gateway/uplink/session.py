@@ -159,7 +159,7 @@ class Carrier:
                 self._tasks.create_task(self._keep_time(), name=f"timers of {self.endpoint.label}")
                 await self._open()
                 await self._read()
-        except* (Refused, RemoteProtocolError, LocalProtocolError, LinkError) as group:
+        except* (Refused, RemoteProtocolError, LocalProtocolError, LinkError, StoreError) as group:
             ended = _first(group)
         return ended
 

@@ -14,7 +14,7 @@ from gateway.uplink.uplink import About, Uplink
 from tests.uplink.memory import MemoryCommands
 
 
-async def until(condition: Callable[[], object], within_s: float = 4.0) -> float:
+async def until(condition: Callable[[], object], within_s: float = 15.0) -> float:
     """Seconds that it took."""
     began = time.monotonic()
     while not condition():

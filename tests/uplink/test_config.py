@@ -95,8 +95,8 @@ def test_close_codes(code: int, kind: Kind, wait_s: float) -> None:
 @pytest.mark.parametrize(
     ("status", "after", "kind", "wait_s"),
     [
-        (301, None, Kind.REST, HOUR_S),
-        (400, None, Kind.REST, HOUR_S),
+        (301, None, Kind.RETRY, 60),
+        (400, None, Kind.REST, QUARTER_HOUR_S),
         (401, None, Kind.TOKEN, QUARTER_HOUR_S),
         (403, None, Kind.REST, QUARTER_HOUR_S),
         (404, None, Kind.REST, QUARTER_HOUR_S),

@@ -273,7 +273,7 @@ def test_a_move_with_one_endpoint_opens_a_second_connection_before_it_leaves_the
     assert machine.opened(2, "s", 16.1) == [Activate(2), Retire(1, "moving as asked")]
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 @given(
     st.lists(st.lists(st.floats(5, 900), min_size=1, max_size=6), min_size=1, max_size=4),
     st.sampled_from(list(Standby)),

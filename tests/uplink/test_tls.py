@@ -93,9 +93,11 @@ def test_a_client_certificate_is_shown(pki: Pki) -> None:
     async def main() -> None:
         outbox = MemoryOutbox()
         outbox.put(1)
-        async with Sink(Store(), tls=pki.server(mutual=True)) as sink:
-            async with running(outbox, Endpoint(url=sink.url, name="a", tls=pki.client())):
-                await until(lambda: sink.store.rows() == [1])
+        async with (
+            Sink(Store(), tls=pki.server(mutual=True)) as sink,
+            running(outbox, Endpoint(url=sink.url, name="a", tls=pki.client())),
+        ):
+            await until(lambda: sink.store.rows() == [1])
 
     asyncio.run(main())
 

@@ -73,31 +73,35 @@ def test_rows_that_come_while_something_is_in_flight_are_gathered_into_one_recor
 def test_the_standby_takes_over_quickly_and_nothing_is_stored_twice(fault: str) -> None:
     async def main() -> float:
         outbox, store = MemoryOutbox(), Store()
-        async with Sink(store) as first, Sink(store) as second, Relay("127.0.0.1", first.port) as relay:
-            async with running(outbox, endpoint(relay.port, "a"), endpoint(second.port, "b")) as uplink:
-                await until(lambda: state_of(uplink, "a") == "active" and state_of(uplink, "b") == "standby")
-                for row in range(50):
-                    outbox.put(row)
-                    await asyncio.sleep(0.002)
-                await until(lambda: len(store.rows()) == 50)
-                match fault:
-                    case "black hole":
-                        relay.black_hole()
-                    case "kill":
-                        first.kill()
-                    case _:
-                        first.silent = first.mute_acks = True
-                outbox.put(50)
-                took = await until(lambda: not outbox.unacked() and len(store.rows()) == 51)
-                for row in range(51, 100):
-                    outbox.put(row)
-                await until(lambda: len(store.rows()) == 100)
-                assert uplink.status()["active"] == "b"
-                assert store.rows() == list(range(100))
-                assert second.hellos[0]["standby"] is True
-                assert second.stats[:1] == [{}], "the server is told that this session is active now"
-                assert outbox.sealed == [], "one sink: the stream goes on"
-                return took
+        async with (
+            Sink(store) as first,
+            Sink(store) as second,
+            Relay("127.0.0.1", first.port) as relay,
+            running(outbox, endpoint(relay.port, "a"), endpoint(second.port, "b")) as uplink,
+        ):
+            await until(lambda: state_of(uplink, "a") == "active" and state_of(uplink, "b") == "standby")
+            for row in range(50):
+                outbox.put(row)
+                await asyncio.sleep(0.002)
+            await until(lambda: len(store.rows()) == 50)
+            match fault:
+                case "black hole":
+                    relay.black_hole()
+                case "kill":
+                    first.kill()
+                case _:
+                    first.silent = first.mute_acks = True
+            outbox.put(50)
+            took = await until(lambda: not outbox.unacked() and len(store.rows()) == 51)
+            for row in range(51, 100):
+                outbox.put(row)
+            await until(lambda: len(store.rows()) == 100)
+            assert uplink.status()["active"] == "b"
+            assert store.rows() == list(range(100))
+            assert second.hellos[0]["standby"] is True
+            assert second.stats[:1] == [{}], "the server is told that this session is active now"
+            assert outbox.sealed == [], "one sink: the stream goes on"
+            return took
 
     assert asyncio.run(main()) < 2.5  # 0.7 s on an idle machine
 
@@ -183,23 +187,26 @@ def test_a_mark_higher_than_anything_sent_ends_the_stream_and_nothing_is_lost() 
 def test_another_sink_gets_a_new_stream_the_rest_of_the_old_one_and_a_gap_of_what_the_first_sink_has() -> None:
     async def main() -> None:
         outbox, north, south = MemoryOutbox(keep_acked=False), Store("n"), Store("s")
-        async with Sink(north) as first, Sink(south) as second:
-            async with running(outbox, endpoint(first.port, "a"), endpoint(second.port, "b")) as uplink:
-                for row in range(5):
-                    outbox.put(row)
-                    await until(lambda: not outbox.unacked() and not outbox.rows[Lane.LIVE])
-                (stream,) = north.marks
-                await until(lambda: state_of(uplink, "b") == "standby")
-                first.mute_acks = True
-                outbox.put(5)
-                await until(lambda: north.rows() == [0, 1, 2, 3, 4, 5])
-                first.kill()
-                outbox.put(6)
-                await until(lambda: south.rows() == [5, 6] and not outbox.unacked())
-                assert outbox.sealed == [stream]
-                old = [(r["type"], r["seq"], r.get("last")) for r in south.records if r["stream"] == stream]
-                assert old == [("gap", 1, 5), ("batch", 6, None), ("batch", 7, None), ("end", 8, None)]
-                assert south.records[0]["body"] == {"reason": "stored_elsewhere"}
+        async with (
+            Sink(north) as first,
+            Sink(south) as second,
+            running(outbox, endpoint(first.port, "a"), endpoint(second.port, "b")) as uplink,
+        ):
+            for row in range(5):
+                outbox.put(row)
+                await until(lambda: not outbox.unacked() and not outbox.rows[Lane.LIVE])
+            (stream,) = north.marks
+            await until(lambda: state_of(uplink, "b") == "standby")
+            first.mute_acks = True
+            outbox.put(5)
+            await until(lambda: north.rows() == [0, 1, 2, 3, 4, 5])
+            first.kill()
+            outbox.put(6)
+            await until(lambda: south.rows() == [5, 6] and not outbox.unacked())
+            assert outbox.sealed == [stream]
+            old = [(r["type"], r["seq"], r.get("last")) for r in south.records if r["stream"] == stream]
+            assert old == [("gap", 1, 5), ("batch", 6, None), ("batch", 7, None), ("end", 8, None)]
+            assert south.records[0]["body"] == {"reason": "stored_elsewhere"}
 
     asyncio.run(main())
 
@@ -210,14 +217,17 @@ def test_new_readings_overtake_a_backlog() -> None:
         for row in range(300):
             outbox.put(row)
             outbox.close(Lane.LIVE)
-        async with Sink(store) as sink, Relay("127.0.0.1", sink.port, delay_s=0.02) as relay:
-            async with running(outbox, endpoint(relay.port, "a")):
-                await until(lambda: outbox.up)
-                outbox.put("new")
-                await until(lambda: len(store.rows()) == 301 and not outbox.unacked())
-                assert store.rows().index("new") < 64, "it did not wait for the backlog"
-                assert [row for row in store.rows() if row != "new"] == list(range(300))
-                assert len(outbox.sealed) == 1
+        async with (
+            Sink(store) as sink,
+            Relay("127.0.0.1", sink.port, delay_s=0.02) as relay,
+            running(outbox, endpoint(relay.port, "a")),
+        ):
+            await until(lambda: outbox.up)
+            outbox.put("new")
+            await until(lambda: len(store.rows()) == 301 and not outbox.unacked())
+            assert store.rows().index("new") < 64, "it did not wait for the backlog"
+            assert [row for row in store.rows() if row != "new"] == list(range(300))
+            assert len(outbox.sealed) == 1
 
     asyncio.run(main())
 
@@ -240,7 +250,7 @@ def test_alarms_overtake_everything() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "word"), [(401, "resting"), (403, "resting"), (404, "resting"), (302, "resting"), (503, "waiting")]
+    ("status", "word"), [(401, "resting"), (403, "resting"), (404, "resting"), (302, "waiting"), (503, "waiting")]
 )
 def test_http_refusals_rest_or_wait_and_the_other_endpoint_serves(status: int, word: str) -> None:
     async def main() -> None:
@@ -279,16 +289,19 @@ def test_close_codes_rest_or_wait_and_the_other_endpoint_serves(code: int, word:
 def test_a_move_is_made_before_the_break() -> None:
     async def main() -> None:
         outbox, store = MemoryOutbox(), Store()
-        async with Sink(store) as first, Sink(store) as second:
-            async with running(outbox, endpoint(first.port, "a"), endpoint(second.port, "b")) as uplink:
-                await until(lambda: state_of(uplink, "b") == "standby")
-                outbox.put(1)
-                await until(lambda: store.rows() == [1])
-                await first.send({"type": "move", "deadline_ms": 60000, "spread_ms": 0, "reason": "deploy"})
-                await until(lambda: first.byes == ["moving as asked"])
-                assert uplink.status()["active"] == "b"
-                outbox.put(2)
-                await until(lambda: store.rows() == [1, 2])
+        async with (
+            Sink(store) as first,
+            Sink(store) as second,
+            running(outbox, endpoint(first.port, "a"), endpoint(second.port, "b")) as uplink,
+        ):
+            await until(lambda: state_of(uplink, "b") == "standby")
+            outbox.put(1)
+            await until(lambda: store.rows() == [1])
+            await first.send({"type": "move", "deadline_ms": 60000, "spread_ms": 0, "reason": "deploy"})
+            await until(lambda: first.byes == ["moving as asked"])
+            assert uplink.status()["active"] == "b"
+            outbox.put(2)
+            await until(lambda: store.rows() == [1, 2])
 
     asyncio.run(main())
 
@@ -312,6 +325,31 @@ def test_commands_reach_the_router_and_results_are_repeated_until_stored() -> No
                 assert [r["id"] for r in sink.results] == ["old", "c1"]
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("frame", "code"),
+    [
+        (b"{}", 1003),
+        ("nonsense", 1007),
+        ('{"type":"surprise"}', 1007),
+        ('{"type":"welcome","sink":"s","session":"1","marks":{}}', 1002),
+        ('{"type":"move","reason":"' + "x" * 65_536 + '"}', 1009),
+    ],
+)
+def test_frames_that_break_the_rules_close_with_the_right_code(frame: bytes | str, code: int) -> None:
+    async def main() -> int | None:
+        outbox = MemoryOutbox()
+        async with Sink(Store()) as sink, running(outbox, endpoint(sink.port, "a")) as uplink:
+            await until(lambda: outbox.up)
+            (session,) = sink.sessions
+            await session.send(frame)
+            await until(lambda: state_of(uplink, "a") == "waiting")
+            assert uplink.status()["endpoints"][0]["next_attempt_s"] > 50, "nobody hammers"
+            await session.wait_closed()
+            return session.close_code
+
+    assert asyncio.run(main()) == code
 
 
 def test_without_endpoints_it_waits_and_takes_nothing() -> None:

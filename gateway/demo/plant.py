@@ -44,6 +44,8 @@ class Plant:
         self.counters: list[Counter] = []
         self.environment: dict[str, str] = {}
         """What the gateway's process needs to find the simulated transports."""
+        self.mqtt_port: int | None = None
+        self.bluez: FakeBluez | None = None
         self._talking = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -168,6 +170,7 @@ def _office(plant: Plant, stack: AsyncExitStack, folder: Path) -> None:
         plant.notes.append("MQTT: left out, mosquitto is not installed (apt-get install mosquitto)")
         return
     mosquitto = stack.enter_context(broker.Mosquitto(folder))
+    plant.mqtt_port = mosquitto.port
     machine = Zigbee(stack.enter_context(publisher(mosquitto.port)).publish)
     plant.work("office", plant.every(machine.step))
     plant.counters.append(Counter("office", "sequence", 4, lambda: machine.produced))
@@ -194,7 +197,7 @@ async def _fridge(plant: Plant, stack: AsyncExitStack, folder: Path) -> None:
     bus = PrivateBus(folder)
     await bus.start()
     stack.push_async_callback(bus.stop)
-    bluez = FakeBluez(bus.address)
+    plant.bluez = bluez = FakeBluez(bus.address)
     await bluez.start()
     stack.push_async_callback(bluez.stop)
     machine = Ruuvi()

@@ -32,6 +32,6 @@ def between(low: int, high: int) -> Callable[[str], int]:
     return whole
 
 
-def count(number: int, what: str) -> str:
-    """`1 device`, `2 devices`."""
-    return f"{number} {what}{'s' * (number != 1)}"
+def count(number: int, one: str, many: str = "") -> str:
+    """`1 device`, `2 devices`, `1,024 devices`."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"

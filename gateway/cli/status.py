@@ -1,47 +1,77 @@
-"""`gateway status`: one screen that says how the running gateway is."""
+"""`gateway status`: one screen that says how the running gateway is. What is wrong says so in its own words."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.padding import Padding
+from rich.text import Text
+
+from gateway.cli.arguments import count
+from gateway.cli.terminal import output, printable
 from gateway.control.client import ControlClient
+from gateway.errors import LinkError
 from gateway.model import Json
 from gateway.settings import duration_text
 
 DEFAULT_SOCKET = "/run/gateway/control.sock"
 
+_COLOURS = {
+    **dict.fromkeys(("online", "running", "active", "healthy", "synced"), "green"),
+    **dict.fromkeys(("standby", "unused"), "cyan"),
+    **dict.fromkeys(("waiting", "connecting", "starting", "retiring", "holdover", "unsynced"), "yellow"),
+}
+"""All other words are trouble."""
+_WELL = ("online", "running")
+_INDENT = 6
+
+Row = tuple[Sequence[Text], str]
+"""Cells, and what is to be said beside or below them."""
+
 
 def add_socket(parser: argparse.ArgumentParser) -> None:
-    runtime = os.environ.get("RUNTIME_DIRECTORY")
+    runtime = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
     default = f"{runtime}/control.sock" if runtime else DEFAULT_SOCKET
-    parser.add_argument("--socket", default=default, help="the gateway's local socket (default: %(default)s)")
+    parser.add_argument("--socket", default=default, help="control.sock in the gateway's runtime_dir [%(default)s]")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="everything, as JSON")
+    parser.add_argument("--json", action="store_true", help="everything that is known, as JSON")
     parser.add_argument("--watch", action="store_true", help="again every second, until Ctrl-C")
     add_socket(parser)
+    parser.epilog = "Exit code: 0 it answers (however it is), 69 it does not."
 
 
 def main(arguments: argparse.Namespace) -> int:
     import msgspec
-    from rich.console import Console
-    from rich.live import Live
 
-    client = ControlClient(Path(arguments.socket))
+    client, console = ControlClient(Path(arguments.socket)), output()
+    status = client.ask("status")
     if arguments.json:
-        print(msgspec.json.format(msgspec.json.encode(client.ask("status"))).decode())
-        return 0
-    if not arguments.watch:
-        Console(highlight=False).print(screen(client.ask("status")))
-        return 0
-    with Live(screen(client.ask("status")), screen=True, auto_refresh=False) as live:
+        print(msgspec.json.format(msgspec.json.encode(status)).decode())
+    elif arguments.watch:
+        _watch(client, console, status)
+    else:
+        console.print(screen(status, console.width))
+    return 0
+
+
+def _watch(client: ControlClient, console: Console, status: Json) -> None:
+    """Until Ctrl-C; a gateway that restarts meanwhile comes back."""
+    with Live(screen(status, console.width), console=console, screen=True, auto_refresh=False) as live:
         while True:
             time.sleep(1)
-            live.update(screen(client.ask("status")), refresh=True)
+            try:
+                picture = screen(client.ask("status"), console.width)
+            except LinkError as error:
+                picture = Group(Text(str(error), "red"))
+            live.update(picture, refresh=True)
 
 
 def age(seconds: float | None) -> str:
@@ -54,54 +84,102 @@ def age(seconds: float | None) -> str:
     return f"{seconds:.0f}s" if seconds >= 1 else duration_text(round(seconds, 1) or 0.0)
 
 
-def screen(status: Json) -> Json:
-    """The status document as something rich can draw."""
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    colours = {"online": "green", "running": "green", "active": "green", "healthy": "green", "standby": "cyan"}
-
-    def word(text: str) -> Text:
-        return Text(text, style=colours.get(text, "yellow" if text in ("waiting", "connecting") else "red"))
-
-    def table(title: str, *columns: str) -> Table:
-        made = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
-        for column in columns:
-            made.add_column(column, overflow="fold")
-        return made
-
-    clock, buffer, uplink = status["clock"], status["buffer"], status["uplink"]
-    trust = clock["trust"] if clock["error_ms"] < 0 else f"{clock['trust']} ±{clock['error_ms']} ms"
-    head = Text(f"{status['name']}  gateway {status['version']}  up {age(status['up_s'])}  clock {trust}\n")
-
-    links = table("Uplink", "endpoint", "state", "next attempt", "last error")
-    for each in uplink["endpoints"]:
-        wait = each["next_attempt_s"]
-        links.add_row(each["name"], word(each["state"]), f"in {age(wait)}" if wait else "", each["last_error"] or "")
-    if not uplink["endpoints"]:
-        links.add_row("none", Text("waiting for configuration", style="yellow"), "", "")
-    if uplink["active"]:
-        rtt = f", round trip {uplink['rtt_ms']} ms" if uplink["rtt_ms"] else ""
-        links.caption = f"sending to {uplink['active']} for {age(uplink['since_s'])}{rtt}"
+def screen(status: Json, width: int) -> Group:
+    """The status document on so many columns."""
+    parts = [*_head(status), *_uplink(status["uplink"], width), *_buffer(status["buffer"], width)]
+    if status["buses"]:
+        parts += [*_buses(status["buses"], width), *_devices(status["devices"], width)]
     else:
-        links.caption = f"no endpoint takes readings for {age(uplink['since_s'])}"
-    links.caption_justify = "left"
+        parts += [Text("Buses  ", "bold").append("none: waiting for configuration", "yellow")]
+    return Group(*parts)
 
-    store = table("Buffer", "state", "waiting", "oldest", "on disk", "lost")
-    lost = ", ".join(f"{count} {reason}" for reason, count in buffer["lost"].items() if count) or "nothing"
-    disk = f"{buffer['disk_bytes'] / 1e6:.1f} MB"
-    store.add_row(word(buffer["mode"]), f"{buffer['records']} batches", age(buffer["oldest_s"]), disk, lost)
-    why = [Text(f"  {buffer['why']}", style="red")] if buffer["why"] else []
 
-    buses = table("Buses", "bus", "kind", "state", "since", "restarts", "last error")
-    for name, bus in status["buses"].items():
-        buses.add_row(
-            name, bus["kind"], word(bus["state"]), age(bus["since_s"]), str(bus["restarts"]), bus["last_error"]
-        )
-    devices = table("Devices", "device", "bus", "state", "since", "why")
-    for name, device in status["devices"].items():
-        devices.add_row(name, device["bus"], word(device["state"]), age(device["since_s"]), device["why"])
-    nothing = Text("No bus is configured: waiting for configuration.", style="yellow")
-    below = (buses, Text(), devices) if status["buses"] else (nothing,)
-    return Group(head, links, Text(), store, *why, Text(), *below)
+def _head(status: Json) -> Iterator[RenderableType]:
+    clock, intake = status["clock"], status["intake"]
+    error = f" ±{clock['error_ms']} ms" if clock["error_ms"] >= 0 else ""
+    yield Text(status["name"], "bold")
+    line = Text(
+        f"gateway {status['version']}, up {age(status['up_s'])}, {count(intake['readings'], 'reading')}, clock "
+    )
+    line.append_text(_word(clock["trust"])).append(error)
+    if intake["rejected"]:
+        line.append(f", {count(intake['rejected'], 'sample')} rejected", "red")
+    yield from (line, Text())
+
+
+def _uplink(uplink: Json, width: int) -> Iterator[RenderableType]:
+    title = Text("Uplink  ", "bold")
+    if not uplink["endpoints"]:
+        yield title.append("none: waiting for configuration", "yellow")
+    elif uplink["active"]:
+        rtt = f", round trip {uplink['rtt_ms']} ms" if uplink["rtt_ms"] else ""
+        yield title.append(f"sending to {uplink['active']} for {age(uplink['since_s'])}{rtt}", "not bold")
+    else:
+        yield title.append(f"no endpoint takes readings, for {age(uplink['since_s'])}", "not bold red")
+    rows: list[Row] = []
+    for each in uplink["endpoints"]:
+        wait_s = each["next_attempt_s"]
+        again = Text(f"again in {age(wait_s)}" if wait_s else "")
+        rows.append(((_word(each["state"]), again, Text(each["name"])), each["last_error"] or ""))
+    yield from (*_table(rows, width), Text())
+
+
+def _buffer(buffer: Json, width: int) -> Iterator[RenderableType]:
+    lost = ", ".join(f"{number} {reason}" for reason, number in buffer["lost"].items() if number)
+    line = Text("Buffer  ", "bold").append_text(_word(buffer["mode"]))
+    waiting = (
+        f"{count(buffer['records'], 'batch', 'batches')} not acknowledged, the oldest for {age(buffer['oldest_s'])}"
+    )
+    line.append(f", {waiting}" if buffer["records"] else ", nothing waits", "not bold")
+    line.append(f", {buffer['disk_bytes'] / 1e6:.1f} MB on disk" if buffer["disk_bytes"] else "", "not bold")
+    line.append(f", lost: {lost}" if lost else ", nothing lost", "not bold red" if lost else "not bold")
+    yield line
+    if buffer["why"]:
+        yield Padding(Text(buffer["why"], "red"), (0, 0, 0, _INDENT))
+    if buffer["held_back"]:
+        yield Padding(Text("sources wait until what they sent is stored", "yellow"), (0, 0, 0, _INDENT))
+    yield Text()
+
+
+def _buses(buses: Json, width: int) -> Iterator[RenderableType]:
+    yield Text("Buses", "bold")
+    rows: list[Row] = []
+    for name, bus in buses.items():
+        restarts = Text(count(bus["restarts"], "restart") if bus["restarts"] else "")
+        cells = (_word(bus["state"]), Text(age(bus["since_s"])), Text(name), Text(bus["kind"]), restarts)
+        rows.append((cells, "" if bus["state"] in _WELL else bus["last_error"]))
+    yield from (*_table(rows, width), Text())
+
+
+def _devices(devices: Json, width: int) -> Iterator[RenderableType]:
+    """Those in trouble first: a long list may not fit the screen."""
+    states = [device["state"] for device in devices.values()]
+    numbers = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
+    yield Text("Devices  ", "bold").append(numbers or "none yet", "not bold")
+    rows: list[Row] = []
+    for name, device in sorted(devices.items(), key=lambda item: (item[1]["state"] in _WELL, item[0])):
+        cells = (_word(device["state"]), Text(age(device["since_s"])), Text(printable(name)), Text(device["bus"]))
+        rows.append((cells, device["why"]))
+    yield from _table(rows, width)
+
+
+def _word(text: str) -> Text:
+    return Text(text, _COLOURS.get(text.partition(",")[0], "red"))
+
+
+def _table(rows: Sequence[Row], width: int) -> Iterator[RenderableType]:
+    """Cells in columns; what does not fit beside them stands below."""
+    widths = [max(cell.cell_len for cell in column) for column in zip(*(cells for cells, _ in rows), strict=True)]
+    for cells, detail in rows:
+        line = Text("  ")
+        for cell, wide in zip(cells, widths, strict=True):
+            if wide:
+                line.append_text(cell).append(" " * (wide - cell.cell_len + 2))
+        detail = printable(detail)
+        if detail and line.cell_len + len(detail) <= width:
+            line.append(detail, "italic")
+            detail = ""
+        line.rstrip()
+        yield line
+        if detail:
+            yield Padding(Text(detail, "italic"), (0, 0, 0, _INDENT))

@@ -83,8 +83,8 @@ class App:
             ConfigError: a connector's driver library cannot be imported.
         """
         clock = clock or SystemClock()
-        settings = msgspec.structs.replace(config.buffer, path=config.gateway.state_dir)
-        buffer = await Buffer.open(settings, clock, config.gateway.runtime_dir)
+        where = config.gateway
+        buffer = await Buffer.open(config.buffer, where.state_dir, clock, where.runtime_dir)
         return cls(config, clock, buffer)
 
     def _add(self, entry: BusConfig) -> None:

@@ -32,6 +32,7 @@ from gateway.buffer.ledger import OriginLedger
 from gateway.buffer.recovery import sort_out
 from gateway.buffer.ring import Entry, Found, Ring, open_ring
 from gateway.buffer.shelf import Shelf
+from gateway.buffer.store import Store
 from gateway.buffer.streams import Settling
 from gateway.clock import Clock
 from gateway.errors import StoreError
@@ -65,7 +66,9 @@ class Buffer:
     `open`, then `run` in a task, then cancel that, `drain`, `release`. All methods on the event loop.
     """
 
-    def __init__(self, settings: BufferSettings, clock: Clock, executor: Executor, ring: Ring | None) -> None:
+    def __init__(
+        self, settings: BufferSettings, store: Store, clock: Clock, executor: Executor, ring: Ring | None
+    ) -> None:
         self._settings = settings
         self._clock = clock
         self._executor = executor
@@ -73,7 +76,7 @@ class Buffer:
         self._ring_problem = ""
         self._loop = asyncio.get_running_loop()
         self._shelf = Shelf(clock, ring, settings.keep_acked)
-        self._committer = Committer(settings, clock, executor, self._shelf, self._before_commit)
+        self._committer = Committer(settings, store, clock, executor, self._shelf, self._before_commit)
         self._open: dict[Lane, OpenBatch] = {lane: OpenBatch() for lane in Lane}
         self._online = False
         self._close_all = False
@@ -89,11 +92,17 @@ class Buffer:
 
     @classmethod
     async def open(
-        cls, settings: BufferSettings, clock: Clock, runtime: Path | None, executor: Executor | None = None
+        cls,
+        settings: BufferSettings,
+        folder: Path,
+        clock: Clock,
+        runtime: Path | None,
+        executor: Executor | None = None,
     ) -> Buffer:
         """Recovers what earlier processes left. Never fails because of it.
 
         Args:
+            folder: directory of the store; made where it is missing.
             runtime: directory of the flight ring, on tmpfs; None: there is none.
             executor: where the store works; it runs one call at a time.
         """
@@ -105,7 +114,7 @@ class Buffer:
                 (ring, found), problem = open_ring(runtime / "flight.ring", settings.ring_size), ""
             except StoreError as error:
                 problem = str(error)
-        buffer = cls(settings, clock, executor or ThreadPoolExecutor(1, "buffer-store"), ring)
+        buffer = cls(settings, Store(settings, folder), clock, executor or ThreadPoolExecutor(1, "buffer-store"), ring)
         if problem:
             log.warning("%s: each reading is committed at once, or it would die with this process", problem)
             buffer._ring_problem = problem

@@ -45,7 +45,13 @@ class Committer:
     """Owns the store. `before` is called when a commit begins: whoever has rows that belong into it adds them."""
 
     def __init__(
-        self, settings: BufferSettings, clock: Clock, executor: Executor, shelf: Shelf, before: Callable[[], None]
+        self,
+        settings: BufferSettings,
+        store: Store,
+        clock: Clock,
+        executor: Executor,
+        shelf: Shelf,
+        before: Callable[[], None],
     ) -> None:
         self._settings = settings
         self._clock = clock
@@ -53,7 +59,7 @@ class Committer:
         self._shelf = shelf
         self._before = before
         self._loop = asyncio.get_running_loop()
-        self.store = Store(settings)
+        self.store = store
         self._store_open = False
         self._damaged = False
         self.problem = ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 from gateway.settings import Duration, Key, Mistake, Size, Table
@@ -20,7 +19,6 @@ class WhenFull(StrEnum):
 class BufferSettings(Table, frozen=True, kw_only=True):
     """Readings that wait for the sink's ack: on disk when the ack is late, in memory when it is not."""
 
-    path: Annotated[Path, Key("directory of the store")] = Path("/var/lib/gateway")
     max_size: Annotated[Size, Key("bytes on disk", min=1_000_000)] = 512_000_000
     max_age: Annotated[Duration | None, Key("give up what is older; counts only while the clock is trusted", min=1)] = (
         None

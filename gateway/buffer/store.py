@@ -78,9 +78,10 @@ class Opened(NamedTuple):
 class Store:
     """Holds the one connection. `open` first; after a StoreError of `open` it may be tried again."""
 
-    def __init__(self, settings: BufferSettings) -> None:
+    def __init__(self, settings: BufferSettings, folder: Path) -> None:
         self._settings = settings
-        self._path = settings.path / _FILE
+        self._folder = folder
+        self._path = folder / _FILE
         self._db: sqlite3.Connection | None = None
         self._records: Records | None = None
         self._lock: int | None = None
@@ -99,7 +100,7 @@ class Store:
             StoreError: it cannot be opened now, or another process has it.
         """
         with mapped():
-            self._settings.path.mkdir(mode=0o750, parents=True, exist_ok=True)
+            self._folder.mkdir(mode=0o750, parents=True, exist_ok=True)
             self._take_lock()
         try:
             return self._load(damaged=False)
@@ -143,7 +144,7 @@ class Store:
 
     def _take_lock(self) -> None:
         if self._lock is None:
-            descriptor = os.open(self._settings.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
@@ -242,7 +243,7 @@ class Store:
             records.give_up(limits, cut.stream, GapReason.EVICTED, max_bytes=cut.bytes)
 
     def _allowed(self, used: int) -> int:
-        system = os.statvfs(self._settings.path)
+        system = os.statvfs(self._folder)
         free = system.f_bavail * system.f_frsize
         return retention.allowed_bytes(self._settings.max_size, used, free, self._settings.free_space_floor)
 

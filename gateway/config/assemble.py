@@ -99,10 +99,7 @@ class _Assembly:
         said = self._document.get("gateway", {})
         given = {key: environ.get(name, "").split(":")[0] for key, name in _FROM_SYSTEMD.items() if key not in said}
         gateway = msgspec.structs.replace(gateway, **{key: Path(path) for key, path in given.items() if path})
-        buffer = self._got(BufferSettings, "buffer")
-        if "path" not in self._document.get("buffer", {}):
-            buffer = msgspec.structs.replace(buffer, path=gateway.state_dir)
-        return Config(gateway, buffer, self._got(UplinkSettings, "uplink"), buses)
+        return Config(gateway, self._got(BufferSettings, "buffer"), self._got(UplinkSettings, "uplink"), buses)
 
     # ── tables ───────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -26,7 +26,7 @@ def cpu_s() -> float:
 
 
 async def accept(home: Path, *, origins: bool, online: bool, runtime: Path) -> str:
-    buffer = await Buffer.open(BufferSettings(path=home, max_size=2_000_000_000), SystemClock(), runtime)
+    buffer = await Buffer.open(BufferSettings(max_size=2_000_000_000), home, SystemClock(), runtime)
     buffer.online(online)
     running = asyncio.create_task(buffer.run())
     known = [Origin(b"session1", i % 65535 + 1, i.to_bytes(16, "big")) for i in range(MESSAGES)]
@@ -56,7 +56,7 @@ async def accept(home: Path, *, origins: bool, online: bool, runtime: Path) -> s
 
 
 async def backlog(home: Path, runtime: Path) -> str:
-    buffer = await Buffer.open(BufferSettings(path=home), SystemClock(), runtime)
+    buffer = await Buffer.open(BufferSettings(), home, SystemClock(), runtime)
     offer = next(offer for offer in buffer.offers() if offer.sealed)
     start, at, readings = time.perf_counter(), 1, 0
     while records := await buffer.fetch(offer.stream, at, 1 << 20):

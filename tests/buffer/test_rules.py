@@ -742,7 +742,7 @@ def test_two_processes_never_share_a_store(tmp_path: Path) -> None:
     async def main() -> None:
         machine = Machine(tmp_path)
         await machine.start()
-        second = await Buffer.open(BufferSettings(path=machine.data), machine.clock, None, machine.executor)
+        second = await Buffer.open(BufferSettings(), machine.data, machine.clock, None, machine.executor)
         assert second.stats()["mode"] == "degraded"
         await second.release()
         await machine.stop()

@@ -26,8 +26,8 @@ from gateway.model import Lane
 from tests.buffer.world import ALARM, LIVE, row
 
 async def main(home, mode):
-    settings = BufferSettings(path=home / "data", commit_after=0.05 if mode == "offline" else 60.0, ring_size=1 << 20)
-    buffer = await Buffer.open(settings, SystemClock(), None if mode == "ringless" else home / "run")
+    settings = BufferSettings(commit_after=0.05 if mode == "offline" else 60.0, ring_size=1 << 20)
+    buffer = await Buffer.open(settings, home / "data", SystemClock(), None if mode == "ringless" else home / "run")
     buffer.online(mode == "online")
     asyncio.get_running_loop().create_task(buffer.run())
     acked = 0
@@ -78,8 +78,8 @@ def test_a_killed_process_leaves_all_that_it_promised(tmp_path: Path, mode: str,
     child.wait()
 
     async def main() -> Sink:
-        settings = BufferSettings(path=tmp_path / "data", ring_size=1 << 20)
-        buffer = await Buffer.open(settings, SystemClock(), tmp_path / "run")
+        settings = BufferSettings(ring_size=1 << 20)
+        buffer = await Buffer.open(settings, tmp_path / "data", SystemClock(), tmp_path / "run")
         sink = Sink()
         sink.marks |= acked
         await deliver(buffer, sink)

@@ -65,8 +65,8 @@ class Machine:
         self.run.mkdir()
 
     async def start(self) -> Buffer:
-        settings = BufferSettings(path=self.data, **self._settings)
-        self.buffer = await Buffer.open(settings, self.clock, self.run if self.ring else None, self.executor)
+        settings = BufferSettings(**self._settings)
+        self.buffer = await Buffer.open(settings, self.data, self.clock, self.run if self.ring else None, self.executor)
         self._break_on_demand()
         self._task = asyncio.create_task(self.buffer.run())
         return self.buffer

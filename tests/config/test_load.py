@@ -291,9 +291,6 @@ def test_systemd_gives_the_directories_unless_the_file_does(tmp_path: Path) -> N
     file.write_text('[gateway]\nstate_dir = "/data"\n')
     settings = load(file, environ, KINDS).gateway
     assert (settings.state_dir, settings.runtime_dir) == (Path("/data"), Path("/run/g"))
-    assert load(file, environ, KINDS).buffer.path == Path("/data")
-    file.write_text('[buffer]\npath = "/ssd"\n')
-    assert load(file, environ, KINDS).buffer.path == Path("/ssd")
 
 
 def texts(report: Report) -> list[str]:

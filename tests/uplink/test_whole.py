@@ -33,7 +33,7 @@ def row(value: int) -> Row:
 @contextlib.asynccontextmanager
 async def buffering(home: Path) -> AsyncIterator[Buffer]:
     (home / "run").mkdir(parents=True, exist_ok=True)
-    buffer = await Buffer.open(BufferSettings(path=home / "data"), SystemClock(), home / "run")
+    buffer = await Buffer.open(BufferSettings(), home / "data", SystemClock(), home / "run")
     task = asyncio.create_task(buffer.run())
     try:
         yield buffer

@@ -15,12 +15,12 @@ What holds, whatever the server sends:
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from gateway.errors import LocalProtocolError, RemoteProtocolError
 from gateway.model import ClockState, Command, Json, Lane, Record, Result
+from gateway.protocol.manifest import Flight, Manifest, Place
 from gateway.protocol.messages import (
     Ack,
     CommandMessage,
@@ -39,6 +39,26 @@ from gateway.protocol.messages import (
     Window,
     encode,
     encode_record,
+)
+from gateway.protocol.outputs import (
+    Acked,
+    Complaint,
+    Dead,
+    Distrust,
+    Execute,
+    Fetch,
+    Fill,
+    Hold,
+    Missing,
+    MoveAsked,
+    Output,
+    Ping,
+    Recovered,
+    ResultStored,
+    Seal,
+    Send,
+    Suspect,
+    Welcomed,
 )
 
 WELCOME_WITHIN_S: Final = 2.0
@@ -62,180 +82,6 @@ FAST_ACK_S: Final = 1.0
 SLOW_ACK_S: Final = 2.0
 
 
-class Send(NamedTuple):
-    """One text frame."""
-
-    frame: bytes
-
-
-class Fetch(NamedTuple):
-    """Get records of `stream` from `seq` on and give them to `fetched`, which sends at most `max_records` of them."""
-
-    stream: str
-    seq: int
-    max_bytes: int
-    max_records: int
-
-
-class Fill(NamedTuple):
-    """The sink misses first..last and nobody holds them: have a gap put there, then ask `want` again."""
-
-    stream: str
-    first: int
-    last: int
-
-
-class Acked(NamedTuple):
-    """Durably stored by this sink up to `seq`."""
-
-    stream: str
-    seq: int
-
-
-class Hold(NamedTuple):
-    """In flight on this session up to this number; 0: nothing of the stream."""
-
-    stream: str
-    upto: int
-
-
-class Seal(NamedTuple):
-    """End the open stream of this lane: another sink acked part of it [M5]."""
-
-    lane: Lane
-
-
-class Distrust(NamedTuple):
-    """Never use this stream again: a copy of this process lives or lived [M4]."""
-
-    stream: str
-
-
-class Welcomed(NamedTuple):
-    sink: str
-    session: str
-
-
-class Execute(NamedTuple):
-    command: Command
-
-
-class Missing(NamedTuple):
-    """Commands without a result at the server."""
-
-    ids: tuple[str, ...]
-
-
-class ResultStored(NamedTuple):
-    command_id: str
-
-
-class MoveAsked(NamedTuple):
-    deadline_s: float
-    spread_s: float
-    reason: str
-
-
-class Complaint(NamedTuple):
-    """The server's last words."""
-
-    reason: str
-
-
-class Ping(NamedTuple):
-    """Send a WebSocket ping; call `pong` when it is answered."""
-
-
-class Suspect(NamedTuple):
-    """Acks are overdue: send on another session."""
-
-
-class Recovered(NamedTuple):
-    """Acks came after all."""
-
-
-class Dead(NamedTuple):
-    """Abort the connection, without a closing handshake."""
-
-    reason: str
-
-
-Output = (
-    Send
-    | Fill
-    | Acked
-    | Hold
-    | Seal
-    | Distrust
-    | Welcomed
-    | Execute
-    | Missing
-    | ResultStored
-    | MoveAsked
-    | Complaint
-    | Ping
-    | Suspect
-    | Recovered
-    | Dead
-)
-
-
-class Manifest:
-    """What this process sent of its own streams, and how far each sink has acked what. Shared by its sessions."""
-
-    def __init__(self) -> None:
-        self._sent: dict[str, int] = {}
-        self._marks: dict[str, dict[str, int]] = {}
-        """Stream → sink → mark."""
-        self._distrusted: set[str] = set()
-
-    def learn(self, offers: Iterable[StreamOffer]) -> None:
-        """A stream that is seen open was opened by this process."""
-        for offer in offers:
-            if not offer.sealed and offer.stream not in self._sent:
-                self._sent[offer.stream] = 0
-
-    def keep(self, streams: Iterable[str]) -> None:
-        """Forgets all streams but these: nothing of the others is held any more."""
-        kept = set(streams)
-        for stream in self._marks.keys() - kept:
-            del self._marks[stream]
-        for stream in self._sent.keys() - kept:
-            del self._sent[stream]
-        self._distrusted &= kept
-
-    def sending(self, stream: str, last: int) -> None:
-        if last > self._sent.get(stream, last):
-            self._sent[stream] = last
-
-    def acked(self, sink: str, stream: str, mark: int) -> None:
-        marks = self._marks.setdefault(stream, {})
-        marks[sink] = max(mark, marks.get(sink, 0))
-
-    def went_back(self, sink: str, stream: str, mark: int) -> None:
-        """The sink was restored from an older state."""
-        self._marks.setdefault(stream, {})[sink] = mark
-
-    def mark(self, sink: str, stream: str) -> int | None:
-        """None: nothing is known."""
-        return self._marks.get(stream, {}).get(sink)
-
-    def marks(self) -> dict[tuple[str, str], int]:
-        return {(sink, stream): mark for stream, marks in self._marks.items() for sink, mark in marks.items()}
-
-    def acked_elsewhere(self, sink: str, stream: str) -> bool:
-        return any(mark for other, mark in self._marks.get(stream, {}).items() if other != sink)
-
-    def never_sent(self, stream: str, mark: int) -> bool:
-        return stream in self._sent and mark > self._sent[stream]
-
-    def distrust(self, stream: str) -> None:
-        self._distrusted.add(stream)
-
-    def trusted(self, stream: str) -> bool:
-        return stream not in self._distrusted
-
-
 class _Room(NamedTuple):
     """What is left of the window."""
 
@@ -245,51 +91,6 @@ class _Room(NamedTuple):
 
 def _least(one: _Room, other: _Room) -> _Room:
     return _Room(min(one.records, other.records), min(one.bytes, other.bytes))
-
-
-class _Flight(NamedTuple):
-    last: int
-    size: int
-    sent_at: float
-    sample: bool
-    """Sent for the first time, so its ack measures the path [T1]."""
-
-
-class _Place:
-    """Where this session is in one stream."""
-
-    __slots__ = ("acked", "at", "bytes", "flights", "lane", "nacked", "nacks", "next", "sealed", "sent", "stream")
-
-    def __init__(self, offer: StreamOffer, at: int) -> None:
-        self.stream = offer.stream
-        self.lane = offer.lane
-        self.sealed = offer.sealed
-        self.next = offer.next
-        self.at = at
-        """The number to send next."""
-        self.acked = 0
-        """Highest number acked on this session."""
-        self.sent = 0
-        """Highest number sent on this session."""
-        self.flights: deque[_Flight] = deque()
-        self.bytes = 0
-        self.nacked = 0
-        self.nacks = 0
-
-    def land(self, mark: int) -> _Flight | None:
-        """Takes what is acked out of flight; returns the newest of it."""
-        newest = None
-        self.acked = max(self.acked, mark)
-        while self.flights and self.flights[0].last <= mark:
-            newest = self.flights.popleft()
-            self.bytes -= newest.size
-        self.at = max(self.at, mark + 1)
-        return newest
-
-    def rewind(self, at: int) -> None:
-        self.at = at
-        while self.flights and self.flights[-1].last >= at:
-            self.bytes -= self.flights.pop().size
 
 
 class ClientSession:
@@ -309,7 +110,7 @@ class ClientSession:
         self._sending = False
         self._offered: tuple[StreamOffer, ...] = ()
         self._known_before: dict[tuple[str, str], int] = {}
-        self._places: dict[str, _Place] = {}
+        self._places: dict[str, Place] = {}
         self._filled: Fill | None = None
         self._blocked = False
         """The next record does not fit into what is left of the window."""
@@ -433,7 +234,7 @@ class ClientSession:
                 place.next, place.sealed = offer.next, offer.sealed
             elif self._sending and self._manifest.trusted(offer.stream):
                 mark = self._manifest.mark(self.sink, offer.stream)
-                self._places[offer.stream] = _Place(offer, offer.first if mark is None else mark + 1)
+                self._places[offer.stream] = Place(offer, offer.first if mark is None else mark + 1)
 
     def idle(self, lane: Lane) -> bool:
         """Nothing of the open stream of this lane is in flight, and records may be sent: close the batch at once."""
@@ -460,7 +261,7 @@ class ClientSession:
                 return fetch
         return self._fetch(live, self._room(0)) if live is not None else None
 
-    def _fetch(self, place: _Place, room: _Room) -> Fetch | None:
+    def _fetch(self, place: Place, room: _Room) -> Fetch | None:
         return Fetch(place.stream, place.at, room.bytes, room.records) if room.records > 0 and room.bytes > 0 else None
 
     @property
@@ -509,7 +310,7 @@ class ClientSession:
             outputs.append(Send(frame))
             if not self.in_flight[0]:
                 self._progress_at = now
-            place.flights.append(_Flight(record.upto, len(frame), now, record.upto > place.sent))
+            place.flights.append(Flight(record.upto, len(frame), now, record.upto > place.sent))
             place.bytes += len(frame)
             place.at = record.upto + 1
             place.sent = max(place.sent, record.upto)
@@ -524,7 +325,7 @@ class ClientSession:
         self._filled = fill
         return [fill]
 
-    def _fits(self, place: _Place, size: int) -> bool:
+    def _fits(self, place: Place, size: int) -> bool:
         records, in_flight = self.in_flight
         return not records or place.lane is Lane.ALARM or in_flight + size <= self._limit_bytes()
 

@@ -16,7 +16,7 @@ import msgspec
 from gateway.clock import Clock
 from gateway.errors import AuthError, LinkError, LocalProtocolError, RemoteProtocolError, StoreError
 from gateway.model import Json, Lane
-from gateway.protocol import client
+from gateway.protocol import outputs
 from gateway.protocol.client import ClientSession
 from gateway.protocol.messages import MAX_MESSAGE_BYTES, decode_from_server
 from gateway.uplink import reactions
@@ -47,7 +47,7 @@ class House(Protocol):
 
     def recovered(self, number: int) -> None: ...
 
-    def move(self, number: int, asked: client.MoveAsked) -> None: ...
+    def move(self, number: int, asked: outputs.MoveAsked) -> None: ...
 
     def live_first(self) -> None:
         """A session is about to carry records: let new ones overtake a backlog."""
@@ -180,8 +180,8 @@ class Carrier:
             self._house.live_first()
         offers, clock = self._outbox.offers(), self._clock.state()
         who, now = self._who, self._clock.monotonic()
-        outputs = self.session.hello(who.process, who.software, clock, offers, self._about(), now)
-        await self._perform(outputs)
+        said = self.session.hello(who.process, who.software, clock, offers, self._about(), now)
+        await self._perform(said)
 
     def _about(self) -> Mapping[str, Json]:
         """Thousands of devices may not fit into one message; then the sink lives without their tags."""
@@ -226,7 +226,7 @@ class Carrier:
             if self._retiring is not None:
                 await self._retire(*self._retiring)
 
-    def _want(self) -> client.Fetch | None:
+    def _want(self) -> outputs.Fetch | None:
         """Closes what nothing stands in the way of, then asks what to send next."""
         session = self.session
         if not session.active:
@@ -275,12 +275,12 @@ class Carrier:
 
     # ── outputs ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _perform(self, outputs: Iterable[client.Output]) -> None:
-        for output in outputs:
+    async def _perform(self, wanted: Iterable[outputs.Output]) -> None:
+        for output in wanted:
             match output:
-                case client.Fill(stream, first, last):
+                case outputs.Fill(stream, first, last):
                     await self._outbox.fill(self.session.sink, stream, first, last)
-                case client.Distrust(stream):
+                case outputs.Distrust(stream):
                     _log.error(
                         "%s has more of stream %s than was ever sent: a copy of this gateway lives or lived; "
                         "what is not acknowledged moves to a new stream",
@@ -288,43 +288,43 @@ class Carrier:
                         stream,
                     )
                     await self._outbox.distrust(stream)
-                case client.Ping():
+                case outputs.Ping():
                     self._tasks.create_task(self._ping(), name=f"ping {self.endpoint.label}")
-                case client.Dead(reason):
+                case outputs.Dead(reason):
                     raise Refused(Reaction(Kind.RETRY, reason))
                 case _:
                     self._at_once(output)
         self._arm()
 
-    def _at_once(self, output: client.Output) -> None:
+    def _at_once(self, output: outputs.Output) -> None:
         """Those that need no waiting."""
         match output:
-            case client.Send(frame):
+            case outputs.Send(frame):
                 if self._link is not None:
                     self._link.send(frame)
-            case client.Acked(stream, seq):
+            case outputs.Acked(stream, seq):
                 self._outbox.ack(self.session.sink, stream, seq)
                 self._house.acked(self.number)
-            case client.Hold(stream, upto):
+            case outputs.Hold(stream, upto):
                 self._house.hold(self.number, stream, upto)
-            case client.Seal(lane):
+            case outputs.Seal(lane):
                 self._outbox.seal(lane)
-            case client.Welcomed(sink, _):
+            case outputs.Welcomed(sink, _):
                 self._house.welcomed(self.number, sink)
-            case client.Suspect():
+            case outputs.Suspect():
                 self._house.suspect(self.number)
-            case client.Recovered():
+            case outputs.Recovered():
                 self._house.recovered(self.number)
-            case client.MoveAsked():
+            case outputs.MoveAsked():
                 self._house.move(self.number, output)
-            case client.Complaint(reason):
+            case outputs.Complaint(reason):
                 _log.warning("%s says: %s", self.endpoint.label, reason[:500])
-            case client.Execute(command):
+            case outputs.Execute(command):
                 self._commands.receive(command)
-            case client.Missing(ids):
+            case outputs.Missing(ids):
                 self._commands.missing(ids)
                 self.wake_results()
-            case client.ResultStored(command_id):
+            case outputs.ResultStored(command_id):
                 self._commands.acked(command_id)
             case _:
                 raise LocalProtocolError(f"{output!r} cannot be done at once")

@@ -15,7 +15,9 @@ from typing import Final, NamedTuple
 
 from gateway.clock import Clock
 from gateway.model import Json, Lane
-from gateway.protocol.client import ClientSession, Manifest, MoveAsked
+from gateway.protocol.client import ClientSession
+from gateway.protocol.manifest import Manifest
+from gateway.protocol.outputs import MoveAsked
 from gateway.uplink.auth import Credentials
 from gateway.uplink.config import UplinkSettings
 from gateway.uplink.failover import Action, Activate, Connect, Failover, Retire, State

@@ -10,8 +10,9 @@ import pytest
 
 from gateway.errors import LocalProtocolError, RemoteProtocolError
 from gateway.model import ClockState, Lane, Outcome, Record, RecordKind, Result, Trust
-from gateway.protocol import client
-from gateway.protocol.client import ClientSession, Fetch, Manifest
+from gateway.protocol import outputs
+from gateway.protocol.client import ClientSession
+from gateway.protocol.manifest import Manifest
 from gateway.protocol.messages import (
     Ack,
     CommandMessage,
@@ -37,8 +38,8 @@ def record(seq: int, *, stream: str = A, size: int = 10, lane: Lane = Lane.LIVE)
     return Record(stream, lane, seq, RecordKind.BATCH, b'"' + b"1" * (size - 2) + b'"')
 
 
-def frames(outputs: Iterable[client.Output]) -> list[dict[str, Any]]:
-    return [json.loads(output.frame) for output in outputs if isinstance(output, client.Send)]
+def frames(said: Iterable[outputs.Output]) -> list[dict[str, Any]]:
+    return [json.loads(output.frame) for output in said if isinstance(output, outputs.Send)]
 
 
 class Talk:
@@ -66,11 +67,11 @@ class Talk:
         self.welcomed = self.session.receive(message, self.now)
         self.activated = self.session.activate(self.now) if activate else []
 
-    def offer(self, *offers: StreamOffer) -> Fetch | None:
+    def offer(self, *offers: StreamOffer) -> outputs.Fetch | None:
         self.session.update(offers)
         return self.session.want()
 
-    def give(self, *records: Record) -> list[client.Output]:
+    def give(self, *records: Record) -> list[outputs.Output]:
         fetch = self.session.want()
         assert fetch is not None
         return self.session.fetched(fetch, records, self.now)
@@ -80,8 +81,8 @@ class Talk:
         self.session.update((offer(A, upto + 1),))
         sent: list[dict[str, Any]] = []
         while (fetch := self.session.want()) is not None:
-            outputs = self.session.fetched(fetch, [record(n, size=size) for n in range(fetch.seq, upto + 1)], self.now)
-            sent += frames(outputs)
+            answer = self.session.fetched(fetch, [record(n, size=size) for n in range(fetch.seq, upto + 1)], self.now)
+            sent += frames(answer)
         return sent
 
 
@@ -124,12 +125,12 @@ def test_a_welcome_that_does_not_come_ends_the_session_after_two_seconds() -> No
     session.hello("f" * 32, "test", CLOCK, [], {}, 10.0)
     assert session.deadline() == 12.0
     assert session.tick(11.9) == []
-    assert isinstance(session.tick(12.0)[0], client.Dead)
+    assert isinstance(session.tick(12.0)[0], outputs.Dead)
 
 
 def test_the_servers_last_words_are_passed_on() -> None:
     """[S5]"""
-    assert Talk().session.receive(ServerError(reason="why"), 101.0) == [client.Complaint("why")]
+    assert Talk().session.receive(ServerError(reason="why"), 101.0) == [outputs.Complaint("why")]
 
 
 def test_a_standby_carries_nothing_until_it_is_promoted_and_says_so() -> None:
@@ -157,9 +158,9 @@ def test_bye_is_the_last_word() -> None:
 def test_sending_goes_on_after_the_mark() -> None:
     """[M2, M3]"""
     talk = Talk(offer(A, 10, first=3), marks={A: 6})
-    assert client.Acked(A, 6) not in talk.welcomed, "this process never sent 6 of a stream that it opened"
+    assert outputs.Acked(A, 6) not in talk.welcomed, "this process never sent 6 of a stream that it opened"
     old = Talk(offer(A, 10, first=3, sealed=True), marks={A: 6})
-    assert client.Acked(A, 6) in old.welcomed
+    assert outputs.Acked(A, 6) in old.welcomed
     fetch = old.offer(offer(A, 10, first=3, sealed=True))
     assert fetch is not None
     assert (fetch.stream, fetch.seq) == (A, 7)
@@ -168,8 +169,8 @@ def test_sending_goes_on_after_the_mark() -> None:
 def test_a_mark_above_everything_sent_is_distrusted_for_own_streams_and_an_ack_for_older_ones() -> None:
     """[M4]"""
     talk = Talk(offer(A, 5), offer(B, 5, sealed=True), marks={A: 1, B: 9})
-    assert client.Distrust(A) in talk.welcomed
-    assert client.Acked(B, 4) in talk.welcomed
+    assert outputs.Distrust(A) in talk.welcomed
+    assert outputs.Acked(B, 4) in talk.welcomed
     assert talk.offer(offer(A, 5)) is None, "never used again"
 
 
@@ -177,7 +178,7 @@ def test_an_ack_above_everything_sent_is_distrusted() -> None:
     """[M4]"""
     talk = Talk()
     talk.send(2)
-    assert client.Distrust(A) in talk.session.receive(Ack(marks={A: 3}), talk.now)
+    assert outputs.Distrust(A) in talk.session.receive(Ack(marks={A: 3}), talk.now)
     assert talk.offer(offer(A, 9)) is None
 
 
@@ -190,7 +191,7 @@ def test_a_lower_mark_rewinds_and_what_is_not_held_becomes_a_gap() -> None:
     fetch = again.offer(offer(A, 9, first=9))
     assert fetch is not None
     assert fetch.seq == 4
-    assert again.session.fetched(fetch, [record(6)], again.now) == [client.Fill(A, 4, 5)]
+    assert again.session.fetched(fetch, [record(6)], again.now) == [outputs.Fill(A, 4, 5)]
     gap = Record(A, Lane.LIVE, 4, RecordKind.GAP, b"{}", last=5)
     assert [(m["type"], m["seq"]) for m in frames(again.give(gap, record(6)))] == [("gap", 4), ("batch", 6)]
 
@@ -223,7 +224,7 @@ def test_a_hole_that_this_sink_itself_acked_is_skipped_without_a_gap() -> None:
 def test_a_buffer_that_does_not_fill_is_our_bug() -> None:
     talk = Talk(offer(A, 9, first=5, sealed=True), marks={A: 1})
     talk.offer(offer(A, 9, first=5, sealed=True))
-    assert talk.give(record(5)) == [client.Fill(A, 2, 4)]
+    assert talk.give(record(5)) == [outputs.Fill(A, 2, 4)]
     with pytest.raises(LocalProtocolError):
         talk.give(record(5))
 
@@ -234,7 +235,7 @@ def test_another_sink_gets_a_new_stream() -> None:
     first.send(3)
     first.session.receive(Ack(marks={A: 2}), first.now)
     assert Talk(offer(A, 4), manifest=first.manifest, sink="s", marks={A: 2}).activated == []
-    assert Talk(offer(A, 4), manifest=first.manifest, sink="other").activated == [client.Seal(Lane.LIVE)]
+    assert Talk(offer(A, 4), manifest=first.manifest, sink="other").activated == [outputs.Seal(Lane.LIVE)]
 
 
 # ── acks and nacks ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -244,19 +245,19 @@ def test_acks_are_cumulative_and_never_go_back() -> None:
     """[A2, A3]"""
     talk = Talk()
     talk.send(5)
-    assert client.Acked(A, 4) in talk.session.receive(Ack(marks={A: 4}), talk.now)
+    assert outputs.Acked(A, 4) in talk.session.receive(Ack(marks={A: 4}), talk.now)
     assert talk.session.in_flight[0] == 1
     talk.session.receive(Ack(marks={A: 2}), talk.now)
     assert talk.session.in_flight[0] == 1
-    outputs = talk.session.receive(Ack(marks={A: 5}), talk.now)
-    assert client.Hold(A, 0) in outputs
+    answer = talk.session.receive(Ack(marks={A: 5}), talk.now)
+    assert outputs.Hold(A, 0) in answer
     assert talk.session.receive(Ack(marks={C: 7}), talk.now) == [], "of a stream that nothing is held of"
 
 
 def test_what_is_in_flight_is_held() -> None:
     talk = Talk()
     talk.session.update([offer(A, 3)])
-    assert talk.give(record(1), record(2))[0] == client.Hold(A, 2)
+    assert talk.give(record(1), record(2))[0] == outputs.Hold(A, 2)
 
 
 def test_a_nack_rewinds_once() -> None:
@@ -388,16 +389,16 @@ def test_overdue_acks_make_a_suspect_then_a_dead_session() -> None:
     talk = Talk()
     talk.send(2)
     assert talk.session.tick(talk.now + 0.69) == []
-    assert talk.session.tick(talk.now + 0.7) == [client.Suspect()]
+    assert talk.session.tick(talk.now + 0.7) == [outputs.Suspect()]
     assert talk.session.tick(talk.now + 0.71) == []
-    assert isinstance(talk.session.tick(talk.now + 3.7)[0], client.Dead)
+    assert isinstance(talk.session.tick(talk.now + 3.7)[0], outputs.Dead)
 
 
 def test_a_suspect_whose_acks_come_after_all_recovers() -> None:
     talk = Talk()
     talk.send(2)
     talk.session.tick(talk.now + 0.7)
-    assert client.Recovered() in talk.session.receive(Ack(marks={A: 1}), talk.now + 1)
+    assert outputs.Recovered() in talk.session.receive(Ack(marks={A: 1}), talk.now + 1)
     assert talk.session.deadline() == pytest.approx(talk.now + 1 + talk.session.ack_timeout_s)
 
 
@@ -406,8 +407,8 @@ def test_an_idle_session_pings_and_dies_without_a_pong() -> None:
     for standby, after_s in ((False, 20), (True, 45)):
         talk = Talk(standby=standby, activate=not standby)
         assert talk.session.deadline() == pytest.approx(talk.now + after_s)
-        assert talk.session.tick(talk.now + after_s) == [client.Ping()]
-        assert isinstance(talk.session.tick(talk.now + after_s + 5)[0], client.Dead)
+        assert talk.session.tick(talk.now + after_s) == [outputs.Ping()]
+        assert isinstance(talk.session.tick(talk.now + after_s + 5)[0], outputs.Dead)
         talk.session.pong(talk.now + after_s + 1)
         assert talk.session.deadline() == pytest.approx(talk.now + after_s + 1 + after_s)
 
@@ -433,7 +434,7 @@ def test_a_command_that_sat_in_a_buffer_is_as_old_as_it_is() -> None:
     def expires(sent_ms: int, now: float) -> float:
         message = CommandMessage(id="c", device="d", op="write", ttl_ms=1000, sent_ms=sent_ms, point="p", value=1)
         (output,) = talk.session.receive(message, now)
-        assert isinstance(output, client.Execute)
+        assert isinstance(output, outputs.Execute)
         assert output.command.source == "cloud"
         return output.command.expires_at
 
@@ -445,15 +446,15 @@ def test_a_command_that_sat_in_a_buffer_is_as_old_as_it_is() -> None:
 def test_results_are_sent_once_a_session_and_open_commands_are_passed_on() -> None:
     """[K4, K5]"""
     talk = Talk(open_commands=("x", "y"))
-    assert client.Missing(("x", "y")) in talk.welcomed
+    assert outputs.Missing(("x", "y")) in talk.welcomed
     result = Result("x", Outcome.OK, value=1)
     assert [m["id"] for m in frames(talk.session.results([result]))] == ["x"]
     assert talk.session.results([result]) == []
-    assert talk.session.receive(ResultAck(id="x"), talk.now) == [client.ResultStored("x")]
+    assert talk.session.receive(ResultAck(id="x"), talk.now) == [outputs.ResultStored("x")]
     assert [m["id"] for m in frames(Talk().session.results([result]))] == ["x"]
 
 
 def test_a_move_is_passed_on_in_seconds() -> None:
     """[B1]"""
     move = Move(deadline_ms=60_000, spread_ms=5_000, reason="deploy")
-    assert Talk().session.receive(move, 101.0) == [client.MoveAsked(60.0, 5.0, "deploy")]
+    assert Talk().session.receive(move, 101.0) == [outputs.MoveAsked(60.0, 5.0, "deploy")]

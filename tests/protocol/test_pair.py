@@ -16,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.model import ClockState, Lane, RecordKind, Trust
-from gateway.protocol import client, server
-from gateway.protocol.client import ClientSession, Manifest
+from gateway.protocol import outputs, server
+from gateway.protocol.client import ClientSession
+from gateway.protocol.manifest import Manifest
 from gateway.protocol.messages import Nack, Window, decode_from_gateway, decode_from_server, encode
 from gateway.protocol.server import Mark, ServerSession, Streams
 from tests.uplink.memory import MemoryOutbox
@@ -90,7 +91,7 @@ class Pair:
         self.open = True
         sink.pairs.append(self)
         hello = self.client.hello(house.process, "test", CLOCK, house.outbox.offers(), {}, house.now)
-        self.up.extend(output.frame for output in hello if isinstance(output, client.Send))
+        self.up.extend(output.frame for output in hello if isinstance(output, outputs.Send))
 
     def cut(self) -> None:
         self.open = False
@@ -124,22 +125,22 @@ class Pair:
             message = decode_from_server(self.down.popleft())
             await self.perform(self.client.receive(message, self.house.now))
 
-    async def perform(self, outputs: list[client.Output]) -> None:
+    async def perform(self, wanted: list[outputs.Output]) -> None:
         """What the gateway's driver does."""
         outbox = self.house.outbox
-        for output in outputs:
+        for output in wanted:
             match output:
-                case client.Send(frame):
+                case outputs.Send(frame):
                     self.up.append(frame)
-                case client.Fill(stream, first, last):
+                case outputs.Fill(stream, first, last):
                     await outbox.fill(self.client.sink, stream, first, last)
-                case client.Acked(stream, seq):
+                case outputs.Acked(stream, seq):
                     outbox.ack(self.client.sink, stream, seq)
-                case client.Seal(lane):
+                case outputs.Seal(lane):
                     outbox.seal(lane)
-                case client.Distrust(stream):
+                case outputs.Distrust(stream):
                     await outbox.distrust(stream)
-                case client.Dead():
+                case outputs.Dead():
                     raise AssertionError("time stands still")
 
     async def send(self, fetches: int) -> None:

@@ -176,7 +176,11 @@ class App:
         """What the cloud side is told once a minute."""
         buffer = self._buffer.stats()
         return {
-            "buffer": {key: buffer[key] for key in ("mode", "records", "oldest_s", "disk_bytes", "lost")},
+            "waiting": buffer["records"],
+            "oldest_s": buffer["oldest_s"],
+            "disk_bytes": buffer["disk_bytes"],
+            "lost": buffer["lost"],
+            "buffer": buffer["mode"],
             "devices": len(self._devices),
             "failing": self._devices.failing(),
             "up_s": round(self._clock.monotonic() - self._started),

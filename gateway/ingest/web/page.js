@@ -203,7 +203,7 @@ function gaps(g) {
 }
 
 function backlog(g) {
-  const n = g.stats.waiting ?? g.stats.backlog;
+  const n = g.stats.waiting;
   return typeof n === "number" ? n.toLocaleString() : "–";
 }
 

@@ -1,4 +1,4 @@
-"""Pure: what was sent where. A `Manifest` is shared by all sessions of a process; a `Place` is one session in one stream."""
+"""Pure: what was sent where. All sessions of a process share one `Manifest`; a `Place` is one session in one stream."""
 
 from __future__ import annotations
 

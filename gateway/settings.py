@@ -257,7 +257,8 @@ def _plain(hint: type, raw: Any, place: _Place) -> Any:
         return place.wrong(names[hint], raw)
     if isinstance(raw, str):
         if place.key.pattern and not re.fullmatch(place.key.pattern, raw):
-            place.complain(f"{toml(raw)} does not fit: {place.key.doc} (pattern {place.key.pattern})")
+            shape = f"such as {place.key.example}" if place.key.example else f"pattern {place.key.pattern}"
+            place.complain(f"{toml(raw)} does not fit: {place.key.doc} ({shape})")
         return raw
     return raw if hint is bool else _bounded(raw, place)
 

@@ -20,9 +20,9 @@ class BufferSettings(Table, frozen=True, kw_only=True):
     """Readings that wait for the sink's ack: on disk when the ack is late, in memory when it is not."""
 
     max_size: Annotated[Size, Key("bytes on disk", min=1_000_000)] = 512_000_000
-    max_age: Annotated[Duration | None, Key("give up what is older; counts only while the clock is trusted", min=1)] = (
-        None
-    )
+    max_age: Annotated[
+        Duration | None, Key("give up what is older; counts only while the clock is trusted", min=1, example='"30d"')
+    ] = None
     free_space_floor: Annotated[Size, Key("stop growing when the file system has less than this left")] = 64_000_000
     when_full: Annotated[WhenFull, Key("`drop_oldest` reports a gap and goes on; `refuse` makes the sources wait")] = (
         WhenFull.DROP_OLDEST

@@ -76,7 +76,7 @@ class Buffer:
         self._ring_problem = ""
         self._loop = asyncio.get_running_loop()
         self._shelf = Shelf(clock, ring, settings.keep_acked)
-        self._committer = Committer(settings, store, clock, executor, self._shelf, self._before_commit)
+        self._committer = Committer(settings, store, clock, executor, self._shelf, self._before_commit, self._due_at)
         self._open: dict[Lane, OpenBatch] = {lane: OpenBatch() for lane in Lane}
         self._online = False
         self._close_all = False
@@ -139,7 +139,7 @@ class Buffer:
 
     async def run(self) -> None:
         """Commits what is due, until cancelled."""
-        await self._committer.run(self._due_at)
+        await self._committer.run()
 
     async def drain(self) -> None:
         """Ends the open streams and commits everything; what is appended later goes to new streams."""

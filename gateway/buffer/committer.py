@@ -42,7 +42,11 @@ R = TypeVar("R")
 
 
 class Committer:
-    """Owns the store. `before` is called when a commit begins: whoever has rows that belong into it adds them."""
+    """Owns the store.
+
+    `before` is called when a commit begins: whoever has rows that belong into it adds them. `due_at` says when the
+    rows and records of others are due.
+    """
 
     def __init__(
         self,
@@ -52,12 +56,14 @@ class Committer:
         executor: Executor,
         shelf: Shelf,
         before: Callable[[], None],
+        due_at: Callable[[], float | None],
     ) -> None:
         self._settings = settings
         self._clock = clock
         self._executor = executor
         self._shelf = shelf
         self._before = before
+        self._others_due_at = due_at
         self._loop = asyncio.get_running_loop()
         self.store = store
         self._store_open = False
@@ -72,20 +78,22 @@ class Committer:
         self._started = self._finished = 0
         self._lock = asyncio.Lock()
         self._kick = asyncio.Event()
+        self._sleeps_until: float | None = None
         self._waiters: list[asyncio.Future[None]] = []
         self.changed: Callable[[], None] = _nobody
         shelf.trimmable = self._trim_later
 
     # ── when ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def run(self, due_at: Callable[[], float | None]) -> None:
-        """Commits what is due, for ever; `due_at` says when the rows and records of others are."""
+    async def run(self) -> None:
+        """Commits what is due, for ever."""
         while True:
-            at, now = self._due_at(due_at), self._clock.monotonic()
+            at, now = self._due_at(), self._clock.monotonic()
             if at is not None and at <= now:
                 await self.commit()
                 continue
             self._kick.clear()
+            self._sleeps_until = at
             timer = self._loop.call_later(at - now, self._kick.set) if at is not None else None
             try:
                 await self._kick.wait()
@@ -93,19 +101,21 @@ class Committer:
                 if timer is not None:
                     timer.cancel()
 
-    def _due_at(self, others: Callable[[], float | None]) -> float | None:
+    def _due_at(self) -> float | None:
         if self._retry_at is not None:
             return self._retry_at
         if self._urgent:
             return 0.0
-        due = [at for at in (self._trim_at, others()) if at is not None]
+        due = [at for at in (self._trim_at, self._others_due_at()) if at is not None]
         if self._settings.max_age is not None and any(stream.disk for stream in self._shelf.streams.values()):
             due.append(self._expire_at)
         return min(due, default=None)
 
     def look(self) -> None:
-        """Something may be due earlier than it was."""
-        self._kick.set()
+        """Something may be due earlier than it was. To wake up too early, once, is cheaper than with every ack."""
+        at = self._due_at()
+        if at is not None and (self._sleeps_until is None or at < self._sleeps_until):
+            self._kick.set()
 
     def hurry(self) -> None:
         """Commit now."""

@@ -171,6 +171,7 @@ class Uplink:
         self._active_since = self._clock.monotonic()
         _log.info("uplink: sending to %s", carrier.endpoint.label)
         carrier.activate()
+        carrier.stats(self._about.stats())
 
     def _retire(self, carrier: Carrier, reason: str) -> None:
         _log.info("uplink: leaving %s: %s", carrier.endpoint.label, reason)

@@ -75,6 +75,11 @@ class Link:
             protocol.send_text(frame)
             self._connection.send_data()
 
+    @property
+    def full(self) -> bool:
+        """The socket does not keep up (or has ended): `drain` before more is sent."""
+        return self._connection.paused or self._connection.transport.is_closing()
+
     async def drain(self) -> None:
         """Waits while the socket's buffer is too full."""
         try:

@@ -222,7 +222,8 @@ class Carrier:
                     await asyncio.sleep(READ_AGAIN_S)
                     continue
                 await self._perform(self.session.fetched(fetch, records, self._clock.monotonic()))
-                await self._drain(self._link)
+                if self._link.full:
+                    await self._drain(self._link)
             if self._retiring is not None:
                 await self._retire(*self._retiring)
 
@@ -231,9 +232,12 @@ class Carrier:
         session = self.session
         if not session.active:
             return None
+        news = self._wake.is_set()
         for lane in (Lane.ALARM, Lane.LIVE):
             if session.idle(lane):
                 self._outbox.close(lane)
+        if not news:
+            self._wake.clear()  # what was closed here is among the offers below: it need not wake us again
         session.update(self._outbox.offers())
         return session.want()
 

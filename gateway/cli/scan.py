@@ -80,6 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     modbus.add_argument("--baud", type=between(50, 4_000_000), nargs="+", metavar="N", help="[the usual ones, in turn]")
     modbus.add_argument("--parity", choices=["N", "E", "O"], nargs="+", help="[N and E with the usual rates, else all]")
     modbus.add_argument("--units", type=_units, default=range(1, 248), metavar="LIST", help="1,5,10-20 [1-247]")
+    modbus.add_argument("--timeout", type=positive, metavar="S", help="wait for each answer [0.1, with --host 0.5]")
 
     serial = kind("serial", "serial ports of this machine; with --listen what talks on one", _serial)
     serial.add_argument("--listen", metavar="PORT", help="try one baud rate after the other and show what makes sense")
@@ -210,11 +211,12 @@ def _modbus(arguments: argparse.Namespace) -> Scan:
     units: Sequence[int] = arguments.units
     candidates: Sequence[AnyBus]
     if arguments.port:
-        candidates = modbus.port_candidates(_lasting(arguments.port), _settings(arguments, modbus.SETTINGS))
+        settings = _settings(arguments, modbus.SETTINGS)
+        candidates = modbus.port_candidates(_lasting(arguments.port), settings, arguments.timeout or modbus.TIMEOUT_S)
     elif arguments.baud or arguments.parity:
         arguments.wrong("--baud and --parity go with --port")
     else:
-        candidates = modbus.host_candidates(arguments.host, arguments.tcp_port)
+        candidates = modbus.host_candidates(arguments.host, arguments.tcp_port, arguments.timeout or 0.5)
 
     async def run(show: Show, stop: asyncio.Event) -> Found:
         def progress(now: modbus.Progress) -> None:
@@ -234,7 +236,7 @@ def _modbus(arguments: argparse.Namespace) -> Scan:
     wire = (
         "No unit answered. Are A and B swapped (names differ between makers: just try)? Is the device powered, the bus"
         " terminated at both ends, the ground connected? Does another master ask on this bus?",
-        "Device menus name baud rate, parity and unit: try them with --baud, --parity, --units.",
+        "Device menus name baud rate, parity and unit: try them with --baud, --parity, --units. Is it slow: --timeout 1",
     )
     network = (
         "No unit answered, though the connection was accepted. Is Modbus TCP switched on in the device? Some answer"

@@ -236,7 +236,7 @@ def _modbus(arguments: argparse.Namespace) -> Scan:
     wire = (
         "No unit answered. Are A and B swapped (names differ between makers: just try)? Is the device powered, the bus"
         " terminated at both ends, the ground connected? Does another master ask on this bus?",
-        "Device menus name baud rate, parity and unit: try them with --baud, --parity, --units. Is it slow: --timeout 1",
+        "Menus of devices name baud rate, parity and unit: --baud, --parity, --units. For slow ones: --timeout 1",
     )
     network = (
         "No unit answered, though the connection was accepted. Is Modbus TCP switched on in the device? Some answer"

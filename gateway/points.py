@@ -1,15 +1,21 @@
 """Pure: what every device and point can say in the configuration, whatever bus it sits on.
 
 A connector's own structs extend these: `class ModbusPoint(Point): address: …`.
+
+What a person says of a point and what the device holds are two things: `raw_of` and `value_of` lead from one to the
+other, for every connector alike, so that a write means what a reading says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
 from typing import Annotated
 
 from gateway.codec import units
-from gateway.model import Lane
+from gateway.codec.linear import Linear
+from gateway.model import Lane, Value
 from gateway.settings import ID_PATTERN, Duration, Key, Mistake, Table
 
 
@@ -80,6 +86,62 @@ class Point(Table, frozen=True, kw_only=True):
             except ValueError as error:
                 yield Mistake(("convert",), str(error))
 
+    def states(self) -> dict[Value, str]:
+        """`enum` by raw value. TOML keys are text, raw values are not: `1` stands for 1, 1.0, true and "1"."""
+        states: dict[Value, str] = {}
+        for key, text in self.enum.items():
+            states[key] = text
+            raw = _raw_state(key)
+            if isinstance(raw, bool):
+                states.setdefault(raw, text)  # a number that is also said wins
+            else:
+                states[raw] = text
+        return states
+
+    def raw_of(self, value: Value, source_unit: str = "") -> Value:
+        """What the device holds when a person says `value`: a state by its name, a number with conversion, offset and
+        scale undone. `source_unit` is the device's own, where the configuration names none.
+
+        Raises:
+            ValueError: it means nothing for this point.
+        """
+        if isinstance(value, str):
+            if not self.enum:
+                return value
+            key = next((key for key, text in self.enum.items() if text == value), None)
+            if key is None:
+                raise ValueError(f"{value!r} is not one of {', '.join(self.enum.values())}")
+            return _raw_state(key)
+        if isinstance(value, bool) or self.enum:
+            return value
+        if not math.isfinite(value):
+            raise ValueError(f"{value!r} is not a number that can be written")
+        linear = Linear.of(self.scale, self.offset, self.unit or source_unit, self.convert)
+        if linear == Linear():
+            return value
+        raw = (Fraction(repr(value)) * linear.divide - linear.add) / linear.multiply
+        if raw.denominator == 1:
+            return int(raw)
+        # a scale of 1/3 has no exact decimal: 15 digits hide what was cut off
+        try:
+            short = float(f"{float(raw):.15g}")
+        except OverflowError as error:
+            raise ValueError(f"{value!r} is beyond what this point can hold") from error
+        return int(short) if short.is_integer() else short
+
+    def value_of(self, raw: Value | None, source_unit: str = "") -> Value | None:
+        """What a person calls this raw value; the normaliser says the same, and judges it too.
+
+        Raises:
+            ValueError: `convert` does not fit `source_unit`.
+        """
+        if self.enum:
+            return raw if raw is None else self.states().get(raw, raw)
+        if raw is None or isinstance(raw, bool | str):
+            return raw
+        value = Linear.of(self.scale, self.offset, self.unit or source_unit, self.convert)(raw)
+        return round(value, self.digits) if isinstance(value, float) and self.digits is not None else value
+
 
 class Device(Table, frozen=True, kw_only=True):
     """What sits on a bus."""
@@ -98,3 +160,27 @@ class Bus(Table, frozen=True, kw_only=True):
     name: Annotated[str, Key("what devices refer to", pattern=ID_PATTERN)]
     kind: Annotated[str, Key("which connector speaks on it")]
     enabled: Annotated[bool, Key("false: checked, but not used")] = True
+
+
+def name_mistakes(points: Sequence[Point]) -> Iterator[Mistake]:
+    """Every point of a device after the first of its name."""
+    seen: set[str] = set()
+    for number, point in enumerate(points):
+        if point.name in seen:
+            yield Mistake(("points", number, "name"), f"a second point `{point.name}`")
+        seen.add(point.name)
+
+
+_WORDS = {"true": True, "false": False}
+
+
+def _raw_state(key: str) -> Value:
+    """A key of `enum` as the raw value that is meant: a switch, a number (also 0x10), or a word."""
+    if key in _WORDS:
+        return _WORDS[key]
+    for read in (lambda text: int(text, 0), float):
+        try:
+            return read(key)
+        except ValueError:
+            continue
+    return key

@@ -15,7 +15,7 @@ from gateway.codec import units
 
 
 class Linear(NamedTuple):
-    """`linear(raw)` is the value; `linear.inverse()(value)` is the raw value again."""
+    """`linear(raw)` is the value."""
 
     multiply: int = 1
     add: int = 0
@@ -32,10 +32,6 @@ class Linear(NamedTuple):
         if convert:
             conversion = units.convert(unit, convert)
             factor, addend = factor * conversion.factor, addend * conversion.factor + conversion.offset
-        return cls._from(factor, addend)
-
-    @classmethod
-    def _from(cls, factor: Fraction, addend: Fraction) -> Linear:
         divide = math.lcm(factor.denominator, addend.denominator)
         return cls(int(factor * divide), int(addend * divide), divide)
 
@@ -43,7 +39,3 @@ class Linear(NamedTuple):
         """Raises OverflowError when the result is beyond what a float can hold."""
         value = raw * self.multiply + self.add
         return value if self.divide == 1 else value / self.divide
-
-    def inverse(self) -> Linear:
-        """Raises ZeroDivisionError when the scale is 0."""
-        return self._from(Fraction(self.divide, self.multiply), Fraction(-self.add, self.multiply))

@@ -22,7 +22,6 @@ INT_MIN: Final = -(2**63)
 INT_MAX: Final = 2**64 - 1
 
 _BAD = frozenset(status for status in Status if status.quality is Quality.BAD)
-_WORDS = {"true": True, "false": False}
 Judged = tuple[Value | None, Status]
 
 
@@ -39,7 +38,7 @@ class Judge:
         self.unit = units.symbol(point.convert or unit)
         """Of the values that come out."""
         self._invalid = frozenset(point.invalid)
-        self._enum = _states(point.enum)
+        self._enum = point.states()
         self._digits = point.digits
         self._min = -math.inf if point.min is None else point.min
         self._max = math.inf if point.max is None else point.max
@@ -125,24 +124,6 @@ def sound(raw: Value) -> Judged:
             return None, Status.DECODE
         return raw, Status.GOOD
     return None, Status.DECODE
-
-
-def _states(enum: dict[str, str]) -> dict[Value, str]:
-    """TOML keys are text; raw values are not. `1` stands for 1, 1.0, true and "1"."""
-    states: dict[Value, str] = {}
-    for key, text in enum.items():
-        states[key] = text
-        if key in _WORDS:
-            states.setdefault(_WORDS[key], text)
-            continue
-        try:
-            states[int(key, 0)] = text
-        except ValueError:
-            try:
-                states[float(key)] = text
-            except ValueError:
-                continue  # a word
-    return states
 
 
 def _text(value: Value) -> str:

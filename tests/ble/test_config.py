@@ -62,7 +62,7 @@ FF01: dict[str, Any] = {"name": "t", "characteristic": "ff01", "write": {}}
         ({"points": [FF01 | {"type": "uint33"}]}, ("points", 0, "type"), "uint33"),
         ({"points": [{"name": "t", "type": "uint8"}]}, ("points", 0, "type"), "belongs to a `characteristic`"),
         ({"points": [{"name": "t", "write": {}}]}, ("points", 0, "write"), "can be written"),
-        ({"points": [{"name": "t"}, {"name": "t"}]}, ("points", 1, "name"), "two points"),
+        ({"points": [{"name": "t"}, {"name": "t"}]}, ("points", 1, "name"), "second point"),
     ],
 )
 def test_mistakes_name_their_place(keys: dict[str, Any], path: tuple[object, ...], says: str) -> None:

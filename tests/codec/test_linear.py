@@ -43,15 +43,8 @@ def test_whole_scales_keep_integers_exact(raw: int, scale: int, offset: int) -> 
 @given(st.integers(-(2**63), 2**64 - 1), TENTHS, TENTHS)
 def test_a_scaled_integer_is_the_float_nearest_to_the_true_result(raw: int, scale: float, offset: float) -> None:
     true = raw * Decimal(repr(scale)) + Decimal(repr(offset))
-    assert Linear.of(scale, offset)(raw) == float(true)
-
-
-@given(st.integers(-(2**63), 2**64 - 1), TENTHS.filter(bool), TENTHS)
-def test_the_inverse_undoes_it(raw: int, scale: float, offset: float) -> None:
-    linear = Linear.of(scale, offset, "degF", "Cel")
-    back = linear.inverse()
-    true = (Decimal(raw) * linear.multiply + linear.add) / linear.divide
-    assert float((true * back.multiply + back.add) / back.divide) == pytest.approx(raw, rel=1e-12, abs=1e-6)
+    value = Linear.of(scale, offset)(raw)
+    assert value == (true if isinstance(value, int) else float(true))
 
 
 def test_what_cannot_be_is_refused() -> None:
@@ -59,5 +52,3 @@ def test_what_cannot_be_is_refused() -> None:
         Linear.of(1, 0, "fathoms per fortnight", "m/s")
     with pytest.raises(ValueError, match="nan"):
         Linear.of(float("nan"), 0)
-    with pytest.raises(ZeroDivisionError):
-        Linear.of(0, 1).inverse()

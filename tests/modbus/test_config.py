@@ -168,7 +168,7 @@ def test_devices_take_the_words_of_other_programs() -> None:
     _, mistakes = read(ModbusDevice, {"name": "d", "bus": "b"})
     assert "without points" in mistakes[0].message
     _, mistakes = read(ModbusDevice, {"name": "d", "bus": "b", "points": [{"name": "p", "address": 0}] * 2})
-    assert "a second point 'p'" in mistakes[0].message
+    assert "a second point `p`" in mistakes[0].message
 
 
 def test_modbus_rtu_has_eight_data_bits() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gateway.codec.words import parse
 from gateway.connectors.modbus.client import Function
 from gateway.connectors.modbus.config import ModbusDevice, RtuBus, Spot, reads, spot
-from gateway.connectors.modbus.values import alone, decoded, engineering, raw_of, read_request, write_request
+from gateway.connectors.modbus.values import alone, decoded, raw_of, read_request, write_request
 from gateway.model import Status
 from gateway.normalise.judge import Judge
 from gateway.settings import read
@@ -46,7 +46,7 @@ def test_what_was_read_can_be_written_back_and_gives_the_same_register(
     word = parse(name)
     limit = min(1 << 8 * word.size - 1, 10**9 if scale != 1.0 or offset else 1 << 63) - 1
     raw = data.draw(st.integers(-limit - 1 if name.startswith("int") else 0, limit))
-    said = engineering(target, raw)
+    said = target.point.value_of(raw)
     assert said is not None
     assert raw_of(target, said) == raw
 
@@ -55,6 +55,12 @@ def test_integers_without_scale_are_exact_to_sixty_four_bits() -> None:
     target = one(type="uint64", write={})
     assert raw_of(target, 2**64 - 1) == 2**64 - 1
     assert write_request(1, target, 2**64 - 1).data == b"\xff" * 8
+
+
+def test_a_write_undoes_the_conversion_that_a_reading_goes_through() -> None:
+    target = one(type="int16", scale=0.1, unit="degF", convert="Cel", write={})
+    assert target.point.value_of(680) == 20
+    assert raw_of(target, 20) == 680
 
 
 def test_a_value_between_two_steps_goes_to_the_nearest() -> None:
@@ -70,7 +76,7 @@ def test_a_state_may_be_said_by_its_name(said: str | int, raw: float) -> None:
 @pytest.mark.parametrize(
     ("words", "value", "why"),
     [
-        ({"enum": {"1": "on"}}, "off", "or one of on"),
+        ({"enum": {"1": "on"}}, "off", "not one of on"),
         ({}, "5", "not a number"),
         ({}, float("nan"), "not a number"),
         ({"register": "coil"}, 2, "neither true nor false"),

@@ -64,7 +64,7 @@ def test_ports_and_aliases() -> None:
         ({"topic": "a", "points": [{"name": "n", "path": "a..b"}]}, ("points", 0, "path"), "not a path"),
         ({"topic": "a", "points": [{"name": "n", "unit": "V", "convert": "Cel"}]}, ("points", 0, "convert"), "Cel"),
         ({"topic": "a", "points": [{"name": "n", "scale": 0}]}, ("points", 0, "scale"), "scale 0"),
-        ({"topic": "a", "points": [{"name": "n"}, {"name": "n"}]}, ("points",), "same name"),
+        ({"topic": "a", "points": [{"name": "n"}, {"name": "n"}]}, ("points", 1, "name"), "second point"),
         ({"topic": "a", "points": [{"name": "n", "write": {}}]}, ("points", 0, "write"), "command_topic"),
         ({"topic": "a", "command_topic": "b/+"}, ("command_topic",), "without"),
         ({"topic": "a/{d}", "command_topic": "b/{d}"}, ("command_topic",), "not in `name`"),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 from gateway.connectors.base import Connect, Kind, Tools
 from gateway.connectors.ble import gatt
 from gateway.connectors.ble.decoders import DecoderName
-from gateway.points import Bus, Device, Point
+from gateway.points import Bus, Device, Point, name_mistakes
 from gateway.settings import Duration, Key, Mistake, Table
 
 if TYPE_CHECKING:
@@ -115,11 +115,8 @@ class BleDevice(Device, frozen=True, kw_only=True):
 
     def mistakes(self) -> Iterable[Mistake]:
         yield from super().mistakes()
-        names: set[str] = set()
+        yield from name_mistakes(self.points)
         for place, point in enumerate(self.points):
-            if point.name in names:
-                yield Mistake(("points", place, "name"), f"there are two points `{point.name}`")
-            names.add(point.name)
             if point.characteristic and self.connect is None and point.write is None:
                 yield Mistake(("points", place, "characteristic"), "a characteristic needs `connect` (or `write`)")
         if self.connect is not None and not any(point.characteristic for point in self.points):

@@ -12,7 +12,6 @@ import random
 from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
-from gateway.codec.linear import Linear
 from gateway.connectors.base import Tools
 from gateway.connectors.ble.config import BleDevice, BlePoint, ConnectMode
 from gateway.connectors.ble.radio import Peripheral, Radio
@@ -247,7 +246,7 @@ class Session:
 
     async def write(self, point: BlePoint, value: Value, verify: bool, timeout_s: float) -> Value | None:
         """Raises CommandError; returns the value read back when that was asked."""
-        data, linear = self._encoded(point, value)
+        data = self._encoded(point, value)
         reached_by = asyncio.get_running_loop().time() + timeout_s
         try:
             async with asyncio.timeout_at(reached_by):
@@ -261,7 +260,7 @@ class Session:
             except (DeviceError, TimeoutError) as error:
                 raise CommandError(Outcome.UNAVAILABLE, str(error) or "no connection in time") from error
             await self._write(peripheral, point, data)
-            return await self._verify(peripheral, point, data, linear) if verify else None
+            return await self._verify(peripheral, point, data) if verify else None
         finally:
             try:
                 if not self.device.stays_connected():
@@ -269,17 +268,12 @@ class Session:
             finally:
                 self._busy.release()
 
-    def _encoded(self, point: BlePoint, value: Value) -> tuple[bytes, Linear]:
-        """The bytes that mean this value, and what leads back to it. Raises CommandError."""
-        linear = Linear.of(point.scale, point.offset, point.unit, point.convert)
+    def _encoded(self, point: BlePoint, value: Value) -> bytes:
+        """The bytes that mean this value. Raises CommandError."""
+        layout = self._formats[point.name]
         try:
-            raw = value if isinstance(value, str) else linear.inverse()(value)
-            if isinstance(value, str) and point.enum:
-                raw = next(int(number) for number, text in point.enum.items() if text == value)
-            return self._formats[point.name].encode(raw), linear
-        except StopIteration as error:
-            raise CommandError(Outcome.REJECTED, f"{value!r} is none of the states of {point.name}") from error
-        except (DecodeError, ValueError, ArithmeticError) as error:
+            return layout.encode(point.raw_of(value, layout.unit))
+        except (DecodeError, ValueError) as error:
             raise CommandError(Outcome.REJECTED, str(error)) from error
 
     async def _write(self, peripheral: Peripheral, point: BlePoint, data: bytes) -> None:
@@ -290,13 +284,13 @@ class Session:
             raise CommandError(outcomes.get(error.status, Outcome.UNKNOWN), str(error)) from error
         self._writes += 1
 
-    async def _verify(self, peripheral: Peripheral, point: BlePoint, data: bytes, linear: Linear) -> Value | None:
+    async def _verify(self, peripheral: Peripheral, point: BlePoint, data: bytes) -> Value | None:
         try:
             read = await peripheral.read(point.uuid())
         except DeviceError as error:
             raise CommandError(Outcome.UNKNOWN, f"written, but cannot be read back: {error}") from error
         raw, _ = self._decoded(point, read)
-        value = raw if raw is None or isinstance(raw, str | bool) else linear(raw)
+        value = point.value_of(raw, self._formats[point.name].unit)
         if read != data:
             raise CommandError(Outcome.FAILED, f"{point.name} reads back as {value}", value)
         return value

@@ -13,7 +13,7 @@ from gateway.codec.words import Family, Word, parse, parse_order
 from gateway.connectors.base import Connect, Kind
 from gateway.connectors.modbus.planner import Cost, Item, Limits, Read, Table, plan
 from gateway.connectors.port import SerialSettings
-from gateway.points import Bus, Device, Point, WriteLimits
+from gateway.points import Bus, Device, Point, WriteLimits, name_mistakes
 from gateway.settings import Duration, Key, Mistake, duration_text
 
 _REFERENCES = {"0": Table.COIL, "1": Table.DISCRETE, "3": Table.INPUT, "4": Table.HOLDING}
@@ -194,11 +194,8 @@ class ModbusDevice(Device, frozen=True, kw_only=True):
 
     def mistakes(self) -> Iterable[Mistake]:
         yield from _order_mistakes(self.byte_order)
-        seen: set[str] = set()
+        yield from name_mistakes(self.points)
         for number, point in enumerate(self.points):
-            if point.name in seen:
-                yield Mistake(("points", number, "name"), f"a second point {point.name!r}")
-            seen.add(point.name)
             if not point.place()[0].bits and point.word().registers > self.max_read:
                 yield Mistake(("points", number), f"{point.name} is larger than max_read = {self.max_read}")
         if not self.points:

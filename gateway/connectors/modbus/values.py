@@ -1,12 +1,10 @@
 """Pure: between points and what travels: requests out of reads and writes, values out of answers.
 
-A write means engineering units: `scale`, `offset` and `enum` are undone, and what a register cannot hold exactly is
-rounded to the nearest value that it can.
+A write means engineering units (`Point.raw_of`), and what a register cannot hold exactly is rounded to the nearest
+value that it can.
 """
 
 from __future__ import annotations
-
-import math
 
 from gateway.codec.words import Family
 from gateway.connectors.modbus.client import EXCEPTIONS, Function, Request
@@ -68,44 +66,21 @@ def write_request(unit: int, spot: Spot, raw: Value) -> Request:
 
 
 def raw_of(spot: Spot, value: Value) -> Value:
-    """What the device shall hold when a person says `value`.
+    """What the registers shall hold when a person says `value`.
 
     Raises:
         ValueError: it means nothing for this point.
     """
-    point, family = spot.point, spot.word.family
-    if isinstance(value, str):
-        if family is Family.STRING:
-            return value
-        texts = {text: raw for raw, text in point.enum.items()}
-        if value not in texts:
-            raise ValueError(f"{value!r} is not a number" + (f" or one of {', '.join(texts)}" if texts else ""))
-        value = float(texts[value])
-        return int(value) if value.is_integer() else value
+    raw, family = spot.point.raw_of(value), spot.word.family
+    if family is Family.STRING:
+        return raw
+    if isinstance(raw, str):
+        raise ValueError(f"{raw!r} is not a number")
     if spot.table.bits or family is Family.BOOL:
-        if value not in (0, 1):
-            raise ValueError(f"{value!r} is neither true nor false")
-        return bool(value)
-    if not math.isfinite(value):
-        raise ValueError(f"{value!r} is not a number that can be written")
-    raw: float = value
-    if point.scale != 1.0 or point.offset != 0.0:
-        raw = (value - point.offset) / point.scale
+        if raw not in (0, 1):
+            raise ValueError(f"{raw!r} is neither true nor false")
+        return bool(raw)
     return round(raw) if spot.word.integral else float(raw)
-
-
-def engineering(spot: Spot, raw: Value | None) -> Value | None:
-    """What a person calls this raw value."""
-    point = spot.point
-    if raw is None or isinstance(raw, bool | str):
-        return raw
-    if str(raw) in point.enum:
-        return point.enum[str(raw)]
-    if point.scale == 1.0 and point.offset == 0.0:
-        return raw
-    # 3 × 0.1 is 0.3: twelve digits are more than any register has, and hide what binary fractions add
-    value = float(f"{raw * point.scale + point.offset:.12g}")
-    return value if point.digits is None else round(value, point.digits)
 
 
 def reason_of(code: int) -> str:

@@ -15,7 +15,6 @@ from gateway.connectors.modbus.config import Spot
 from gateway.connectors.modbus.values import (
     alone,
     decoded,
-    engineering,
     raw_of,
     read_request,
     reason_of,
@@ -75,7 +74,7 @@ async def _read_back(ask: Ask, unit: int, target: Spot, raw: Value, acknowledged
     (found,), _ = decoded(read, reply.data)
     # what the register holds of it: a float32 is not the float that was said
     wanted = bool(raw) if target.table.bits else decoded(read, write_request(unit, target, raw).data)[0][0]
-    value = engineering(target, found)
+    value = target.point.value_of(found)
     if found == wanted and value is not None:
         return value
     outcome = Outcome.FAILED if acknowledged else Outcome.UNKNOWN

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from gateway.codec.path import Path
 from gateway.connectors.base import Connect, Kind
 from gateway.connectors.mqtt.topics import Template, placeholders, reduced
-from gateway.points import Bus, Device, Point
+from gateway.points import Bus, Device, Point, name_mistakes
 from gateway.settings import Duration, Key, Mistake, Table
 
 if TYPE_CHECKING:
@@ -162,8 +162,7 @@ class MqttDevice(Device, frozen=True, kw_only=True):
             writers: tuple[MqttPoint, ...] = ()
         else:
             writers = self.points
-            if len({point.name for point in writers}) < len(writers):
-                yield Mistake(("points",), "two points have the same name")
+            yield from name_mistakes(writers)
         topics = [(("command_topic",), self.command_topic)]
         topics += [(("points", i, "command_topic"), each.command_topic) for i, each in enumerate(writers)]  # type: ignore[misc]
         for place, topic in topics:
@@ -177,8 +176,6 @@ class MqttDevice(Device, frozen=True, kw_only=True):
                 continue
             if not (point.command_topic or self.command_topic or self.format is Format.ZIGBEE2MQTT):
                 yield Mistake(("points", i, "write"), "needs a `command_topic`")
-            if point.convert:
-                yield Mistake(("points", i, "write"), "a point with `convert` cannot be written")
             if point.write.verify:
                 yield Mistake(("points", i, "write", "verify"), "MQTT has no read: a write ends with the broker's ack")
 

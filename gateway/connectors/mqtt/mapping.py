@@ -353,7 +353,7 @@ def publication(heard: Heard, point_name: str, value: Value) -> Publication:
         payload = payload or f"{{{msgspec.json.encode(path).decode()}: {{json}}}}"
     if topic is None:
         raise ValueError(f"{heard.id}.{point_name} has no command_topic")
-    raw = _raw(value, point.enum, point.scale, point.offset)
+    raw = point.raw_of(value)
     words = _SWITCH_WORDS.get(device.format, ("false", "true"))
     if isinstance(raw, bool) and device.format in _SWITCH_WORDS:
         plain, quoted = words[raw], msgspec.json.encode(words[raw]).decode()
@@ -367,18 +367,3 @@ def publication(heard: Heard, point_name: str, value: Value) -> Publication:
     if "+" in topic or "#" in topic or "{" in topic:
         raise ValueError(f"{topic!r} is no topic to publish to")
     return Publication(topic, body.encode(), device.retain)
-
-
-def _raw(value: Value, enum: Mapping[str, str], scale: float, offset: float) -> Value:
-    """Undoes what the normaliser does to a reading."""
-    if isinstance(value, str) and enum:
-        raw = next((raw for raw, text in enum.items() if text == value), None)
-        if raw is None:
-            raise ValueError(f"{value!r} is none of {', '.join(enum.values())}")
-        return int(raw) if re.fullmatch(r"-?\d+", raw) else raw
-    if isinstance(value, bool | str) or (scale == 1.0 and offset == 0.0):
-        return value
-    raw_value = (value - offset) / scale
-    # 215 and not 215.00000000000003: a tenth is no binary number
-    raw_value = float(f"{raw_value:.12g}")
-    return int(raw_value) if raw_value.is_integer() else raw_value

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from gateway.codec.path import Path
 from gateway.connectors.base import Connect, Kind
 from gateway.connectors.port import SerialSettings
-from gateway.points import Device, Point
+from gateway.points import Device, Point, name_mistakes
 from gateway.settings import Duration, Key, Mistake, Table
 
 MAX_AUTO_POINTS = 50
@@ -100,10 +100,8 @@ class SerialDevice(Device, frozen=True, kw_only=True):
             yield from self._groups(set(re.compile(self.pattern).groupindex))
         if self.points == "auto":
             return
-        names = [point.name for point in self.points]
+        yield from name_mistakes(self.points)
         for i, point in enumerate(self.points):
-            if point.name in names[:i]:
-                yield Mistake(("points", i, "name"), f"a second point {point.name!r}")
             if self.format == "nmea" and bool(point.sentence) != bool(point.field):
                 yield Mistake(("points", i), "`sentence` and `field` belong together")
 

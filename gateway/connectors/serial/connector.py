@@ -15,7 +15,6 @@ import re
 from collections import deque
 from collections.abc import Sequence
 
-from gateway.codec.linear import Linear
 from gateway.connectors.base import Emit, Tools
 from gateway.connectors.port import SerialPort
 from gateway.connectors.serial.config import SerialBus, SerialDevice, SerialPoint
@@ -253,13 +252,11 @@ class SerialConnector:
 
     def _command(self, point: SerialPoint, value: Value) -> bytes:
         """The value as the device counts it, in its command."""
-        raw = value
-        if isinstance(value, str):
-            states = [key for key, text in point.enum.items() if text == value]
-            raw = states[0] if states else value
-        elif not isinstance(value, bool):
-            raw = Linear.of(point.scale, point.offset, point.unit, point.convert).inverse()(value)
-            raw = int(raw) if isinstance(raw, float) and raw.is_integer() else raw
+        try:
+            raw = point.raw_of(value)
+        except ValueError as error:
+            raise CommandError(Outcome.REJECTED, str(error)) from error
+        raw = int(raw) if isinstance(raw, float) and raw.is_integer() else raw
         text = str(raw).lower() if isinstance(raw, bool) else str(raw)
         if any(ord(character) < 32 for character in text):
             raise CommandError(Outcome.REJECTED, "control characters cannot be sent in a value")

@@ -85,7 +85,7 @@ def decode(body: bytes | msgspec.Raw) -> Body:
     """
     try:
         decoded = _decoder.decode(body)
-    except (msgspec.MsgspecError, UnicodeError) as error:
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise DecodeError(f"not a batch body: {error}") from error
     for group in decoded.groups:
         width, height = len(group.points), len(group.t)

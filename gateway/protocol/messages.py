@@ -6,7 +6,7 @@ that are sent, so the body is spliced in and never parsed on the way out.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -21,6 +21,11 @@ MAX_MESSAGE_BYTES: Final = MAX_BATCH_BYTES + 4096
 """A whole text frame from the gateway: the largest body and its envelope."""
 MAX_DOWN_BYTES: Final = 64 * 1024
 """A whole text frame from the server."""
+_EXACT: Final = 2**53
+"""What a server's number may be: beyond this nothing means anything, and arithmetic with it may fail."""
+
+Millis = Annotated[int, msgspec.Meta(ge=-_EXACT, le=_EXACT)]
+Amount = Annotated[int, msgspec.Meta(ge=0, le=_EXACT)]
 
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
@@ -125,8 +130,8 @@ class GatewayBye(_Message, frozen=True, kw_only=True, omit_defaults=True, tag="b
 class Window(msgspec.Struct, frozen=True):
     """How much may be in flight without an ack."""
 
-    batches: int = 32
-    bytes: int = 1 << 20
+    batches: Amount = 32
+    bytes: Amount = 1 << 20
 
 
 class Welcome(_Message, frozen=True, kw_only=True, omit_defaults=True, tag="welcome"):
@@ -136,10 +141,10 @@ class Welcome(_Message, frozen=True, kw_only=True, omit_defaults=True, tag="welc
     marks: dict[str, int]
     """Stream → highest number durably stored; a stream that is not named has 0."""
     window: Window = Window()
-    ack_budget_ms: int = 100
+    ack_budget_ms: Amount = 100
     """How long the server may take from receipt to ack."""
-    utc_ms: int = 0
-    mono_ms: int = 0
+    utc_ms: Millis = 0
+    mono_ms: Millis = 0
     """The server's monotonic clock, the base of `sent_ms` in commands."""
     open_commands: tuple[str, ...] = ()
     """Commands that still have no result here."""
@@ -167,9 +172,9 @@ class CommandMessage(_Message, frozen=True, kw_only=True, omit_defaults=True, ta
     device: str
     op: str
     """`write`."""
-    ttl_ms: int
+    ttl_ms: Millis
     """Time to live left when this message was sent."""
-    sent_ms: int
+    sent_ms: Millis
     """The server's monotonic clock when it was sent."""
     point: str = ""
     value: Value | None = None
@@ -188,8 +193,8 @@ class Flow(_Message, frozen=True, kw_only=True, omit_defaults=True, tag="flow"):
 class Move(_Message, frozen=True, kw_only=True, omit_defaults=True, tag="move"):
     """Please go elsewhere: within `deadline_ms`, after a random wait up to `spread_ms`."""
 
-    deadline_ms: int = 60_000
-    spread_ms: int = 30_000
+    deadline_ms: Amount = 60_000
+    spread_ms: Amount = 30_000
     reason: str = ""
 
 
@@ -214,6 +219,9 @@ class GapBody(msgspec.Struct, frozen=True, omit_defaults=True):
     since_utc_ms: int | None = None
     until_utc_ms: int | None = None
 
+
+UNREADABLE: Final = (msgspec.MsgspecError, UnicodeError, RecursionError)
+"""What decoding raises. The last: brackets within brackets within brackets, in a member that nobody asked for."""
 
 _encoder = msgspec.json.Encoder()
 _from_gateway: msgspec.json.Decoder[FromGateway] = msgspec.json.Decoder(FromGateway)
@@ -243,7 +251,7 @@ def decode_from_gateway(frame: bytes | str) -> FromGateway:
     """Raises RemoteProtocolError."""
     try:
         return _from_gateway.decode(frame)
-    except (msgspec.MsgspecError, UnicodeError) as error:
+    except UNREADABLE as error:
         raise RemoteProtocolError(f"not a message of this protocol: {error}", 1007) from error
 
 
@@ -251,5 +259,5 @@ def decode_from_server(frame: bytes | str) -> FromServer:
     """Raises RemoteProtocolError."""
     try:
         return _from_server.decode(frame)
-    except (msgspec.MsgspecError, UnicodeError) as error:
+    except UNREADABLE as error:
         raise RemoteProtocolError(f"not a message of this protocol: {error}", 1007) from error

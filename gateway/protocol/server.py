@@ -29,6 +29,7 @@ from gateway.protocol import batch
 from gateway.protocol.messages import (
     MAX_BATCH_BYTES,
     MAX_BATCH_READINGS,
+    UNREADABLE,
     Ack,
     Batch,
     ClockRecord,
@@ -366,7 +367,7 @@ class ServerSession:
         body, poison = None, ""
         try:
             body = decode(raw)
-        except (DecodeError, msgspec.MsgspecError, UnicodeError) as error:
+        except (DecodeError, *UNREADABLE) as error:
             poison = str(error)
         if isinstance(body, GapBody) and seq > message.seq:
             body = msgspec.structs.replace(body, readings=None)  # part of it is stored: what is lost is not known

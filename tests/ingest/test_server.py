@@ -304,6 +304,7 @@ def test_a_certificate_that_is_none_is_a_mistake_of_configuration(tmp_path: Path
         ("{", 1007),
         ("[]", 1007),
         ('{"type":"nonsense"}', 1007),
+        ('{"type":"stats","values":{"x":' + "[" * 100_000 + "]" * 100_000 + "}}", 1007),
         ('{"type":"batch","stream":"x","lane":"live","seq":1,"body":{}}', 1002),
         (b"\x00\x01", 1003),
         ("x" * (MAX_MESSAGE_BYTES + 1), 1009),

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.errors import RemoteProtocolError
 from gateway.model import ClockState, Lane, RecordKind, Trust
 from gateway.protocol import outputs, server
 from gateway.protocol.client import ClientSession
@@ -123,7 +124,13 @@ class Pair:
     async def arrive_down(self) -> None:
         if self.down:
             message = decode_from_server(self.down.popleft())
-            await self.perform(self.client.receive(message, self.house.now))
+            try:
+                wanted = self.client.receive(message, self.house.now)
+            except RemoteProtocolError as error:
+                assert error.code == 4410, "the store failed three times over one record [A7]"
+                self.cut()
+            else:
+                await self.perform(wanted)
 
     async def perform(self, wanted: list[outputs.Output]) -> None:
         """What the gateway's driver does."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import tempfile
 import time
 from pathlib import Path
 
 import ingest_sqlite
+import meters
 import mqtt_link
 import paho.mqtt.client as mqtt
 from rig import Tool
@@ -63,8 +65,8 @@ async def websocket_send(readings: int, count: int = 5000) -> tuple[float, float
     return cpu / (count * readings) * 1e5, count / wall
 
 
-async def bridge(broker: Mosquitto, per_second: float, seconds: float) -> float:
-    """CPU-s per 100k readings of paho and the WebSocket library in one loop: each message one ready-made frame."""
+async def bridge(broker: Mosquitto, per_second: float, seconds: float) -> list[meters.Usage]:
+    """What each second costs paho and the WebSocket library in one loop: a ready-made frame for each message."""
     count = int(per_second * seconds)
     made = iter(frames(count, 2))
     loop = asyncio.get_running_loop()
@@ -100,14 +102,14 @@ async def bridge(broker: Mosquitto, per_second: float, seconds: float) -> float:
         client.connect("127.0.0.1", broker.port)
         await ready
         reader = asyncio.create_task(read())
-        cpu = time.process_time()
         said = asyncio.create_task(publisher.ask())
+        await asyncio.sleep(0.5)
+        used = await meters.by_the_second(os.getpid(), seconds - 1)
         await ended.wait()
-        cpu = time.process_time() - cpu
         await said
         reader.cancel()
         client.disconnect()
-    return cpu / (2 * count) * 1e5
+    return used
 
 
 def sqlite_insert(per_commit: int, readings: int = 100_000) -> float:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import asyncio
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
-
 
 class Usage(NamedTuple):
-    """Of one process with all of its threads, since it began."""
+    """Of one process with all of its threads, while they live."""
 
     cpu_s: float
     wakeups: int
@@ -29,9 +28,20 @@ class Memory(NamedTuple):
 
 def usage(pid: int) -> Usage:
     process = Path("/proc", str(pid))
-    fields = process.joinpath("stat").read_text().rpartition(")")[2].split()
-    wakeups = sum(_lines(task / "status")["voluntary_ctxt_switches"] for task in (process / "task").iterdir())
-    return Usage((int(fields[11]) + int(fields[12])) * _TICK_S, wakeups, _lines(process / "io")["write_bytes"])
+    tasks = list((process / "task").iterdir())
+    # in nanoseconds, where `stat` counts in hundredths of a second; threads that have ended are not in it
+    cpu_ns = sum(int((task / "schedstat").read_text().split()[0]) for task in tasks)
+    wakeups = sum(_lines(task / "status")["voluntary_ctxt_switches"] for task in tasks)
+    return Usage(cpu_ns / 1e9, wakeups, _lines(process / "io")["write_bytes"])
+
+
+async def by_the_second(pid: int, seconds: float) -> list[Usage]:
+    """What it used in each of so many seconds."""
+    taken = [usage(pid)]
+    for _ in range(round(seconds)):
+        await asyncio.sleep(1)
+        taken.append(usage(pid))
+    return [now.since(then) for then, now in pairwise(taken)]
 
 
 def memory(pid: int) -> Memory:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -125,7 +126,12 @@ def test_a_refused_read_is_cut_at_its_largest_hole() -> None:
     assert spans(list(split(read))) == [(0, 2), (5, 2)]
 
 
-def test_five_hundred_points_are_planned_in_no_time() -> None:
-    wanted = [Item(n, 3 * n, 2) for n in range(500)]
-    reads = plan(Table.HOLDING, wanted, Limits(8, 125), Cost(0.02, 0.002))
-    assert len(reads) == -(-500 // 42)  # 42 points of 3 registers, the last without its hole, fill 125
+def test_ten_thousand_points_are_planned_while_nobody_notices() -> None:
+    """It runs on the event loop at every new connection; what it must not do is try every run of every length."""
+    coils = [Item(n, n, 1) for n in range(10_000)]
+    registers = [Item(n, 3 * n, 2) for n in range(10_000)]
+    before = time.process_time()
+    assert len(plan(Table.COIL, coils, Limits(64, 2000), Cost(0.02, 0.002))) == 5
+    # 42 points of 3 registers, the last without its hole, fill 125
+    assert len(plan(Table.HOLDING, registers, Limits(8, 125), Cost(0.02, 0.002))) == -(-10_000 // 42)
+    assert time.process_time() - before < 5  # 0.1 s here; trying every run takes 40

@@ -120,14 +120,14 @@ def main(arguments: argparse.Namespace) -> int:
     try:
         found, interrupted = asyncio.run(_run(scan, console))
     except LinkError as error:
-        console.print(f"{error}", style="red", soft_wrap=True)
+        console.print(f"{error}", style="red")
         return EXIT_FAILED
     except asyncio.CancelledError:
         return EXIT_INTERRUPTED
     _print(found, console)
-    if not found.toml and not interrupted:
-        for line in scan.advice:
-            console.print(line, soft_wrap=True)
+    if not found.toml:
+        for line in ("Interrupted, and nothing to paste so far.",) if interrupted else scan.advice:
+            console.print(line)
     return EXIT_INTERRUPTED if interrupted else 0 if found.toml else EXIT_FAILED
 
 
@@ -145,7 +145,7 @@ async def _run(scan: Scan, console: Console) -> tuple[Found, bool]:
         loop.call_later(_ENDS_WITHIN_S, task.cancel)  # it may be connecting, which nothing else ends
 
     loop.add_signal_handler(signal.SIGINT, told)
-    console.print(scan.begins, soft_wrap=True)
+    console.print(scan.begins)
     columns = (BarColumn(30), TimeRemainingColumn(), TextColumn("{task.description}", markup=False))
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         line = bar.add_task("", total=1.0)
@@ -165,7 +165,7 @@ def _print(found: Found, console: Console) -> None:
             table.add_row(*(Text(printable(cell)) for cell in row))
         console.print(table)
     for remark in found.remarks:
-        console.print(remark, soft_wrap=True)
+        console.print(remark)
     if found.toml:
         if sys.stdout.isatty():
             console.print("\nTo paste into the configuration:\n", style="bold")

@@ -86,7 +86,7 @@ def age(seconds: float | None) -> str:
 
 def screen(status: Json, width: int) -> Group:
     """The status document on so many columns."""
-    parts = [*_head(status), *_uplink(status["uplink"], width), *_buffer(status["buffer"], width)]
+    parts = [*_head(status), *_uplink(status["uplink"], width), *_buffer(status["buffer"])]
     if status["buses"]:
         parts += [*_buses(status["buses"], width), *_devices(status["devices"], width)]
     else:
@@ -124,7 +124,7 @@ def _uplink(uplink: Json, width: int) -> Iterator[RenderableType]:
     yield from (*_table(rows, width), Text())
 
 
-def _buffer(buffer: Json, width: int) -> Iterator[RenderableType]:
+def _buffer(buffer: Json) -> Iterator[RenderableType]:
     lost = ", ".join(f"{number} {reason}" for reason, number in buffer["lost"].items() if number)
     line = Text("Buffer  ", "bold").append_text(_word(buffer["mode"]))
     waiting = (
@@ -135,9 +135,9 @@ def _buffer(buffer: Json, width: int) -> Iterator[RenderableType]:
     line.append(f", lost: {lost}" if lost else ", nothing lost", "not bold red" if lost else "not bold")
     yield line
     if buffer["why"]:
-        yield Padding(Text(buffer["why"], "red"), (0, 0, 0, _INDENT))
+        yield _below(Text(buffer["why"], "red"))
     if buffer["held_back"]:
-        yield Padding(Text("sources wait until what they sent is stored", "yellow"), (0, 0, 0, _INDENT))
+        yield _below(Text("sources wait until what they sent is stored", "yellow"))
     yield Text()
 
 
@@ -167,19 +167,23 @@ def _word(text: str) -> Text:
     return Text(text, _COLOURS.get(text.partition(",")[0], "red"))
 
 
+def _below(text: Text) -> Padding:
+    return Padding(text, (0, 0, 0, _INDENT), expand=False)
+
+
 def _table(rows: Sequence[Row], width: int) -> Iterator[RenderableType]:
     """Cells in columns; what does not fit beside them stands below."""
     widths = [max(cell.cell_len for cell in column) for column in zip(*(cells for cells, _ in rows), strict=True)]
     for cells, detail in rows:
-        line = Text("  ")
+        line = Text()
         for cell, wide in zip(cells, widths, strict=True):
             if wide:
                 line.append_text(cell).append(" " * (wide - cell.cell_len + 2))
         detail = printable(detail)
-        if detail and line.cell_len + len(detail) <= width:
+        if detail and 2 + line.cell_len + len(detail) <= width:
             line.append(detail, "italic")
             detail = ""
         line.rstrip()
-        yield line
+        yield Padding(line, (0, 0, 0, 2), expand=False)
         if detail:
-            yield Padding(Text(detail, "italic"), (0, 0, 0, _INDENT))
+            yield _below(Text(detail, "italic"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
-_PIPE_COLUMNS = 200
+_PIPE_COLUMNS = 10_000
 """Nobody folds what goes to a file or another program."""
 
 

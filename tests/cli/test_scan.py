@@ -48,11 +48,11 @@ def test_units_on_a_serial_line_are_found_and_nothing_is_written(tmp_path: Path)
     with Slave(tmp_path, units=(2, 5)) as slave:
         slave.exceptions = [2]
         slave.registers[5, 0] = 99
-        settings = ("--baud", 19200, "--parity", "E", "--units", "2-5", "--timeout", 1)
+        settings = ("--baud", 19200, "--parity", "E", "--units", "2-5", "--timeout", 0.5)
         done = gateway("scan", "modbus", "--port", slave.path, *settings)
         assert {frame[1] for _, frame in slave.requests} == {3}
     assert done.code == 0
-    assert "asking 4 units at 1 setting for one register, 4 s at most" in done.err
+    assert "asking 4 units at 1 setting for one register, 2 s at most" in done.err
     assert re.search(r"^2 +19200 8E1 +illegal data address", done.err, re.M)
     assert re.search(r"^5 +19200 8E1 +register 0 holds 99", done.err, re.M)
     found = pasted(tmp_path, done)
@@ -98,7 +98,7 @@ def test_a_terminal_sees_a_bar_and_an_interrupted_scan_prints_what_it_found(tmp_
     reader = threading.Thread(target=_drain, args=(near, shown))
     with Slave(tmp_path, units=(1,)) as slave:
         command = [*PROGRAM, "scan", "modbus", "--port", str(slave.path), "--baud", "9600", "--parity", "N"]
-        command += ["--timeout", "0.5"]
+        command += ["--timeout", "0.3"]
         scan = subprocess.Popen(
             command,
             stdout=subprocess.PIPE if stdout == "pipe" else far,
@@ -318,3 +318,21 @@ def test_no_bluetooth_at_all_is_one_line(folder: Path) -> None:
     done = gateway("scan", "ble", env={"DBUS_SYSTEM_BUS_ADDRESS": f"unix:path={folder / 'none'}"})
     assert (done.code, done.out) == (1, "")
     assert done.err.splitlines()[-1].startswith("no system D-Bus")
+
+
+@needs_dbus
+def test_a_user_who_may_not_use_bluetooth_is_told_how(folder: Path) -> None:
+    async def story() -> Done:
+        async with PrivateBus(folder) as dbus:
+            bluez = FakeBluez(dbus.address)
+            await bluez.start()
+            bluez.fail("GetManagedObjects", "AccessDenied", times=9)
+            try:
+                env = {"DBUS_SYSTEM_BUS_ADDRESS": dbus.address}
+                return await asyncio.to_thread(gateway, "scan", "ble", env=env)
+            finally:
+                await bluez.stop()
+
+    done = asyncio.run(story())
+    assert (done.code, done.out) == (1, "")
+    assert done.err.splitlines()[-1] == ("this user may not speak to BlueZ: add it to the group bluetooth, or try sudo")

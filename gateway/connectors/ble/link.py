@@ -226,6 +226,8 @@ class BleakRadio:
             async with asyncio.timeout(_CALL_S):
                 reply = await self._call(bus, _BLUEZ, "/", "GetManagedObjects")
         except BleakDBusError as error:
+            if error.dbus_error.endswith(".AccessDenied"):
+                return "this user may not speak to BlueZ: add it to the group bluetooth, or try sudo"
             return f"no Bluetooth service ({error.dbus_error}): install bluez and start bluetooth.service"
         except _FOREIGN as error:
             raise LinkError(f"no answer over D-Bus ({error!r}): are dbus and bluetoothd running?") from error

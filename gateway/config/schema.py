@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -33,7 +32,7 @@ class GatewaySettings(Table, frozen=True, kw_only=True):
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Key("the least that is logged")] = "info"
 
     def mistakes(self) -> Iterable[Mistake]:
-        if len(os.fsencode(self.runtime_dir)) > _SOCKET_FOLDER_BYTES:
+        if len(str(self.runtime_dir).encode()) > _SOCKET_FOLDER_BYTES:
             yield Mistake(("runtime_dir",), f"too long for the socket in it: {_SOCKET_FOLDER_BYTES} bytes at most")
 
 

@@ -6,7 +6,9 @@ value that it can.
 
 from __future__ import annotations
 
-from gateway.codec.words import Family
+import struct
+
+from gateway.codec.words import Family, Word
 from gateway.connectors.modbus.client import EXCEPTIONS, Function, Request
 from gateway.connectors.modbus.config import Spot
 from gateway.connectors.modbus.planner import Item, Read, Table
@@ -18,6 +20,7 @@ _READ = {
     Table.HOLDING: Function.READ_HOLDING_REGISTERS,
     Table.INPUT: Function.READ_INPUT_REGISTERS,
 }
+_REGISTER = Word(Family.UINT, 2)
 _ON, _OFF = b"\xff\x00", b"\x00\x00"  # of function 5 (V1.1b3 §6.5)
 
 
@@ -32,17 +35,26 @@ def alone(spot: Spot) -> Read[Spot]:
 
 def decoded(read: Read[Spot], data: bytes) -> tuple[tuple[Value | None, ...], tuple[Status, ...] | None]:
     """Raw values of all items in order, and their status; None when all are good."""
-    values: list[Value | None] = []
-    for item in read.items:
-        at = item.address - read.address
-        if read.table.bits:
-            values.append(bool(data[at // 8] >> at % 8 & 1))
-        else:
-            value = item.key.word.decode(data[2 * at : 2 * (at + item.width)])
-            values.append(None if value in item.key.sentinels else value)
+    values = _bits(read, data) if read.table.bits else _words(read, data)
     if None not in values:
         return tuple(values), None
     return tuple(values), tuple(Status.SENSOR_FAULT if value is None else Status.GOOD for value in values)
+
+
+def _bits(read: Read[Spot], data: bytes) -> list[Value | None]:
+    places = [item.address - read.address for item in read.items]
+    return [bool(data[at // 8] >> at % 8 & 1) for at in places]
+
+
+def _words(read: Read[Spot], data: bytes) -> list[Value | None]:
+    registers = struct.unpack(f">{len(data) // 2}H", data)
+    values: list[Value | None] = []
+    for spot, address, width in read.items:
+        at = address - read.address
+        # most points are one register as it is, and there are many of them
+        value = registers[at] if spot.word == _REGISTER else spot.word.decode(data[2 * at : 2 * (at + width)])
+        values.append(None if value in spot.sentinels else value)
+    return values
 
 
 def write_request(unit: int, spot: Spot, raw: Value) -> Request:

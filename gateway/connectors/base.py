@@ -61,7 +61,8 @@ class Tools(NamedTuple):
     clock: Clock
     ledger: Ledger
     beat: Callable[[float], None]
-    """`beat(30)`: my loop is alive, and will say so again within 30 seconds. The watchdog believes it."""
+    """`beat(30)`: my loop is alive, and will say so again within 30 seconds, not counting the time that it waits in
+    `emit`. The watchdog believes it."""
     report: Callable[[str, DeviceState, str], None]
     """`report(device, state, why)`: for status and the log; call it on every change, repeated calls are free."""
 

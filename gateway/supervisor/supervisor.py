@@ -7,7 +7,8 @@ in one unit reaches another.
     running ──LinkError──▶ waiting ──▶ running          running ──5 faults in 10 min──▶ resting ──▶ running
 
 A connector promises by `beat(s)` when it will be heard of next. One that breaks its promise hangs; `overdue` names it,
-and whoever feeds the watchdog then stops feeding it.
+and whoever feeds the watchdog then stops feeding it. While a connector waits in `emit` its time stands still: there it
+is the buffer that asks for patience, and the buffer is watched by itself.
 
 Log: a lost link once at WARNING however often it is tried, one line when it has held for a minute; a fault each time,
 with its traceback, for there are at most five in ten minutes.
@@ -25,7 +26,7 @@ from functools import partial
 from gateway.clock import Clock
 from gateway.connectors.base import Connector, Emit
 from gateway.errors import CommandError, LinkError
-from gateway.model import Json, Outcome, Value, Write
+from gateway.model import Json, Outcome, Sample, Value, Write
 from gateway.supervisor.policy import STABLE_S, RestartPolicy, Wait
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,8 @@ class _Unit:
         self.since = now
         self.connector: Connector | None = None
         self.beat_before: float | None = None
+        self.emitting = 0
+        """Calls of `emit` that have not returned."""
         self.restarts = 0
         self.last_error = ""
         self.failing = False
@@ -93,7 +96,11 @@ class Supervisor:
 
     def overdue(self, now: float) -> list[str]:
         """Units that broke their promise to be heard of."""
-        return [unit.name for unit in self._units.values() if unit.beat_before is not None and unit.beat_before < now]
+        return [
+            unit.name
+            for unit in self._units.values()
+            if unit.beat_before is not None and unit.beat_before < now and not unit.emitting
+        ]
 
     async def execute(self, write: Write) -> Value | None:
         """Writes one point through the live connector of the device's bus. Raises CommandError."""
@@ -137,7 +144,7 @@ class Supervisor:
         try:
             unit.connector = unit.build()
             unit.become(UnitState.RUNNING, self._clock.monotonic())
-            await unit.connector.run(emit)
+            await unit.connector.run(self._patient(unit, emit))
         except asyncio.CancelledError:
             if task.cancelling():
                 raise
@@ -152,6 +159,22 @@ class Supervisor:
         if task.cancelling():
             raise asyncio.CancelledError  # it swallowed ours
         return self._fault(unit, "it ended without being told to")
+
+    def _patient(self, unit: _Unit, emit: Emit) -> Emit:
+        """`emit`, with the unit's promise put off by as long as it waits."""
+
+        async def patient(samples: Sequence[Sample], *, settled: Callable[[], None] | None = None) -> None:
+            began = self._clock.monotonic()
+            left_s = None if unit.beat_before is None else unit.beat_before - began
+            unit.emitting += 1
+            try:
+                await emit(samples, settled=settled)
+            finally:
+                unit.emitting -= 1
+                if left_s is not None and unit.beat_before is not None:
+                    unit.beat_before = max(unit.beat_before, self._clock.monotonic() + left_s)
+
+        return patient
 
     def _link_lost(self, unit: _Unit, why: str) -> Wait:
         if not unit.failing:

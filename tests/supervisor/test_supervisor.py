@@ -228,6 +228,36 @@ def test_a_unit_that_breaks_its_promise_is_overdue_until_it_is_built_anew() -> N
     run(main())
 
 
+def test_waiting_for_the_buffer_breaks_no_promise_and_hides_no_connector_that_hangs() -> None:
+    async def main() -> None:
+        clock, room = VirtualClock(), asyncio.Event()
+        supervisor = Supervisor(clock, jitter=lambda: 1.0)
+
+        class Waits(Bus):
+            async def run(self, emit: Emit) -> None:
+                supervisor.beat("a", 30)
+                await asyncio.sleep(10)
+                await emit([SAMPLE])
+                await asyncio.Event().wait()
+
+        async def full(samples: Sequence[Sample], *, settled: Callable[[], None] | None = None) -> None:
+            await room.wait()
+
+        supervisor.add("a", Waits().build)
+        task = asyncio.create_task(supervisor.run(full))
+        await asyncio.sleep(3600)
+        assert supervisor.overdue(clock.monotonic()) == []
+        room.set()
+        await asyncio.sleep(19)
+        assert supervisor.overdue(clock.monotonic()) == []
+        await asyncio.sleep(2)
+        assert supervisor.overdue(clock.monotonic()) == ["a"]
+        task.cancel()
+        await asyncio.wait([task])
+
+    run(main())
+
+
 def test_a_write_goes_to_the_live_connector_of_its_device_and_is_unavailable_without_one() -> None:
     async def refused(supervisor: Supervisor, device: str) -> str:
         with pytest.raises(CommandError) as caught:

@@ -88,7 +88,7 @@ class SerialConnector:
             port.open()
             self._framer = self._new_framer()
             self._port = port
-            while self._lost is None:
+            while self._lost is None or self._frames:
                 self._tools.beat(3 * _BEAT_S)
                 await self._wait()
                 await self._deliver(emit)
@@ -144,11 +144,11 @@ class SerialConnector:
         self._queue(self._framer.tick(clock.monotonic()), clock.boot_ns())
 
     async def _deliver(self, emit: Emit) -> None:
-        while self._frames:
-            taken = [self._frames.popleft() for _ in range(min(_BATCH_FRAMES, len(self._frames)))]
-            samples = [sample for frame, at_ns in taken if (sample := self._sample(frame, at_ns)) is not None]
-            if samples:
-                await emit(samples)
+        """One batch: a line that never falls silent must not keep the loop from saying that it is alive."""
+        taken = [self._frames.popleft() for _ in range(min(_BATCH_FRAMES, len(self._frames)))]
+        samples = [sample for frame, at_ns in taken if (sample := self._sample(frame, at_ns)) is not None]
+        if samples:
+            await emit(samples)
 
     def _sample(self, frame: bytes, at_ns: int) -> Sample | None:
         text = self._text(frame)

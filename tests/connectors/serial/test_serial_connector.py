@@ -285,6 +285,32 @@ def test_a_gateway_without_room_loses_the_oldest_frames_and_says_so_once(
     assert len(caplog.records) == 1
 
 
+def test_a_line_that_never_falls_silent_does_not_keep_the_loop_from_saying_that_it_lives(wire: Wire) -> None:
+    async def scenario() -> None:
+        bench = Bench(wire, [TEXT])
+        beats: list[int] = []
+        done = asyncio.Event()
+
+        async def emit(samples: Sequence[Sample], *, settled: Callable[[], None] | None = None) -> None:
+            beats.append(bench.beats)
+            known = bench.connector.status()["bytes"]
+            await wire.send(b"T=1 H=1\n")
+            await until(lambda: bench.connector.status()["bytes"] > known)  # the next frame is there before we return
+            if len(beats) == 10:
+                done.set()
+
+        task = asyncio.create_task(bench.connector.run(emit))
+        await until(lambda: bench.connector.status()["open"])
+        await wire.send(b"\nT=0 H=0\n")
+        async with asyncio.timeout(20):
+            await done.wait()
+        task.cancel()
+        await asyncio.wait([task])
+        assert beats == sorted(set(beats))
+
+    asyncio.run(scenario())
+
+
 WRITABLE = {
     "name": "heater",
     "format": "regex",

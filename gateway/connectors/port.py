@@ -229,13 +229,14 @@ def _reason(path: str, error: Exception) -> str:
 def _holder(path: str) -> str:
     """`name (pid 123)` of a program that has the port open; empty when /proc does not tell."""
     try:
-        device = os.stat(path).st_rdev
+        node = os.stat(path)
     except OSError:
         return ""
     for process in Path("/proc").glob("[0-9]*"):
         try:
             for descriptor in (process / "fd").iterdir():
-                if device and descriptor.stat().st_rdev == device:
+                # the node and not its device number: every container counts its pseudo-terminals from 0
+                if os.path.samestat(node, descriptor.stat()):
                     return f"{(process / 'comm').read_text().strip()} (pid {process.name})"
         except OSError:
             continue  # another user's process, or one that just ended

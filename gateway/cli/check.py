@@ -49,15 +49,10 @@ def main(arguments: argparse.Namespace) -> int:
 
 def _show(console: Console, problem: Problem, label: str, colour: str) -> None:
     """The sentence in bold, the line as it is written, the mark in colour."""
-    from rich.text import Text
-
     said, *below = problem.underlined(label).split("\n")
-    text = Text(said, style=f"bold {colour}" if not below else "bold")
-    for line in below[:1]:
-        text.append(f"\n{line}", style="not bold")
-    for line in below[1:]:
-        text.append(f"\n{line}", style=f"bold {colour}")
-    console.print(text, soft_wrap=True)
+    console.print(said, style="bold")
+    for line, style in zip(below, ("", f"bold {colour}"), strict=False):
+        console.print(line, style=style, soft_wrap=True)  # folded, the mark would stand elsewhere
 
 
 def plan(config: Config) -> list[str]:

@@ -268,7 +268,7 @@ def _ports() -> Scan:
     async def run(_show: Show, _stop: asyncio.Event) -> Found:
         ports = await asyncio.to_thread(modbus.serial_ports)
         rows = [(port.device, port.description, port.best, port.note) for port in ports]
-        toml = "".join(f"# {printable(port.description)}\n# port = {quoted(port.best)}\n" for port in ports)
+        toml = "".join(f"# port = {quoted(port.best)}  {printable(port.description)}".rstrip() + "\n" for port in ports)
         nexts = (
             "What talks there?   gateway scan serial --listen PORT",
             "What can be asked?  gateway scan modbus --port PORT",

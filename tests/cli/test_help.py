@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from cli.command import gateway
@@ -36,6 +38,15 @@ def test_the_version_is_known() -> None:
     code, out, _ = gateway("--version")
     assert code == 0
     assert out.startswith("gateway ")
+
+
+def test_a_terminal_without_unicode_is_no_obstacle() -> None:
+    code, out, _ = gateway("scan", "modbus", "--help", env={"PYTHONIOENCODING": "ascii"})
+    assert code == 0
+    assert "/dev/serial/by-id/?" in out
+    assert gateway("scan", "serial", env={"PYTHONIOENCODING": "ascii"}).code in (0, 1)
+    example = Path(__file__).parents[2] / "config.example.toml"
+    assert gateway("check", example, env={"PYTHONIOENCODING": "ascii"}).code == 0
 
 
 @pytest.mark.parametrize(

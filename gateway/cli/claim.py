@@ -38,7 +38,9 @@ def claimed(*folders: Path) -> Iterator[None]:
 def _made(folder: Path) -> Path:
     try:
         folder.mkdir(mode=0o750, parents=True, exist_ok=True)
-        if os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        # a disk that the kernel has made read-only is no reason to stand still: the buffer then works from memory
+        read_only = os.statvfs(folder).f_flag & os.ST_RDONLY
+        if os.access(folder, os.R_OK | os.X_OK | (0 if read_only else os.W_OK)):
             return folder.resolve()
         why = "permission denied"
     except PermissionError:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gateway import __version__
-from gateway.cli import EXIT_INTERRUPTED
+from gateway.cli import EXIT_CONFIG, EXIT_FAILED, EXIT_INTERRUPTED
 from gateway.cli.arguments import DEFAULT_CONFIG
 from gateway.cli.claim import claimed
+from gateway.errors import ConfigError, GatewayError
 
 if TYPE_CHECKING:
     from gateway.config.schema import Config
@@ -35,7 +36,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     from gateway.config.load import check
-    from gateway.errors import ConfigError
 
     report = check(arguments.config, os.environ)
     if report.config is None:
@@ -45,8 +45,12 @@ def main(arguments: argparse.Namespace) -> int:
     log.info("gateway %s with %s", __version__, arguments.config)
     for problem in report.warnings:
         log.warning("%s", problem)
-    with claimed(config.gateway.state_dir, config.gateway.runtime_dir):
-        asyncio.run(_until_told(config))
+    try:
+        with claimed(config.gateway.state_dir, config.gateway.runtime_dir):
+            asyncio.run(_until_told(config))
+    except GatewayError as error:
+        log.error("%s", error)
+        return EXIT_CONFIG if isinstance(error, ConfigError) else EXIT_FAILED
     return 0
 
 

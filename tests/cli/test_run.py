@@ -100,9 +100,8 @@ def test_a_second_gateway_on_the_same_directories_refuses_and_names_the_first(fo
         first.says("here: ")
         code, _, err = gateway("run", "-c", config)
         assert code == 1
-        assert err.splitlines()[-1] == (
-            f"another gateway (pid {first.process.pid}) uses {folder / 'state'}; `gateway status` asks it"
-        )
+        refusal = f"another gateway (pid {first.process.pid}) uses {folder / 'state'}; `gateway status` asks it"
+        assert err.splitlines()[-1].endswith(f" ERROR   gateway.cli.run: {refusal}")
         other = folder / "other.toml"
         other.write_text(config.read_text().replace(str(folder / "state"), str(folder / "elsewhere")))
         code, _, err = gateway("run", "-c", other)
@@ -186,7 +185,34 @@ def test_a_directory_that_cannot_be_used_is_one_line(folder: Path) -> None:
     config.write_text(config.read_text().replace(str(folder / "state"), "/proc/nowhere"))
     code, _, err = gateway("run", "-c", config)
     assert code == 1
-    assert err.splitlines()[-1].startswith("cannot use /proc/nowhere: No such file or directory. Run it as")
+    assert "cannot use /proc/nowhere: No such file or directory. Run it as" in err.splitlines()[-1]
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs root, to mount")
+def test_a_disk_that_became_read_only_is_no_reason_to_stand_still(folder: Path) -> None:
+    config, state = configured(folder), folder / "state"
+    state.mkdir()
+    mounted = f"mount -t tmpfs none {state} && mount -o remount,ro {state}"
+    if subprocess.run(["unshare", "-m", "sh", "-c", mounted], capture_output=True, check=False).returncode:
+        pytest.skip("this machine does not let us mount")
+    run = " ".join([*PROGRAM, "run", "-c", str(config)])
+    with (folder / "log").open("wb") as log:
+        daemon = subprocess.Popen(
+            ["unshare", "-m", "sh", "-c", f"{mounted} && exec {run}"], stderr=log, env=environment()
+        )
+    try:
+        control, give_up = folder / "run" / "control.sock", time.monotonic() + BOUND_S
+        while not control.exists():
+            assert daemon.poll() is None, (folder / "log").read_text()
+            assert time.monotonic() < give_up
+            time.sleep(0.02)
+        _, out, _ = gateway("status", "--socket", control)
+        daemon.terminate()
+        assert daemon.wait(BOUND_S) == 0
+    finally:
+        daemon.kill()
+        daemon.wait()
+    assert "Buffer  degraded" in out
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is None, reason="needs root, to be less than it")

@@ -233,11 +233,51 @@ def test_when_the_adapter_goes_its_devices_are_offline_and_the_error_is_plain() 
         air = Air([probe, device("fridge", FRIDGE)], bus())
         await asyncio.sleep(0.1)
         air.radio.say(PROBE)
+        air.radio.say(FRIDGE)
         await asyncio.sleep(10)
         air.radio.stops.set()
         with pytest.raises(LinkError, match="unplugged"):
             await air.task
-        assert [sample.status for sample in air.samples] == [None, (Status.DEVICE_OFFLINE,)]
+        told = {(sample.device, sample.status is None): sample for sample in air.samples}
+        assert len(air.samples) == 4
+        for name in ("probe", "fridge"):
+            assert told[name, True].values == (25.0,)
+            assert told[name, False].status == (Status.DEVICE_OFFLINE,)
+            assert told[name, False].points == ("temperature",)
         assert {name for name, state, _ in air.reports if state is DeviceState.OFFLINE} == {"probe", "fridge"}
+
+    run(main())
+
+
+def test_an_adapter_that_cannot_be_opened_makes_its_points_bad_as_one_that_goes() -> None:
+    async def main() -> None:
+        air = Air([device("fridge", FRIDGE, points=[{"name": "temperature"}])], bus())
+
+        async def no_adapter() -> None:
+            raise LinkError("no Bluetooth adapter")
+
+        air.radio.open = no_adapter  # type: ignore[method-assign]
+        with pytest.raises(LinkError, match="no Bluetooth adapter"):
+            await air.task
+        assert [(s.points, s.values, s.status) for s in air.samples] == [
+            (("temperature",), (None,), (Status.DEVICE_OFFLINE,))
+        ]
+
+    run(main())
+
+
+def test_a_device_that_was_visited_and_is_heard_no_more_is_offline_though_no_connection_fails() -> None:
+    async def main() -> None:
+        probe = device("probe", PROBE, connect={"mode": "poll", "interval": "5m"}, points=POINTS)
+        air = Air([probe], bus())
+        await asyncio.sleep(0.1)
+        air.radio.say(PROBE)
+        await asyncio.sleep(1000)  # the watchdog has started the scan again, and nothing was heard since
+        assert [sample.status for sample in air.samples] == [None, (Status.DEVICE_OFFLINE,)]
+        assert air.reports[-1] == ("probe", DeviceState.OFFLINE, "it is not heard any more")
+        air.radio.say(PROBE)
+        await asyncio.sleep(10)
+        assert air.samples[-1].values == (25.0,)
+        await air.end()
 
     run(main())

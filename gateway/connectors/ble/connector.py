@@ -73,6 +73,7 @@ class BleConnector:
 
     async def run(self, emit: Emit) -> None:
         """Until cancelled. Raises LinkError."""
+        self._tools.beat(_BEAT_PROMISE_S)
         try:
             await self._radio.open()
             async with asyncio.TaskGroup() as group:
@@ -83,6 +84,9 @@ class BleConnector:
                     if session.device.connect is not None:
                         group.create_task(session.run(), name=f"ble-session:{session.device.name}")
                 self._running = True
+        except LinkError as closed:
+            await self._last_word(emit, str(closed))
+            raise
         except BaseExceptionGroup as group_error:
             links, others = group_error.split(LinkError)
             if links is None or others is not None:
@@ -95,9 +99,13 @@ class BleConnector:
             await self._radio.close()
 
     async def _last_word(self, emit: Emit, why: str) -> None:
-        """The adapter is gone: what was connected is offline, and that is worth saying."""
+        """The adapter is gone, and nothing can be known of what was heard or read through it."""
         for session in self._sessions.values():
             session.offline(why)
+        for sensor in self._sensors.values():
+            sample = sensor.gone(self._tools.clock.boot_ns())
+            if sample is not None:
+                self._put(sample)
         for device in self._devices.values():
             self._tools.report(device.name, DeviceState.OFFLINE, why)
         if self._waiting:
@@ -152,7 +160,6 @@ class BleConnector:
 
     async def _scan(self) -> None:
         clock = self._tools.clock
-        self._tools.beat(_BEAT_PROMISE_S)
         await self._start()
         self._scanning = True
         log.info("%s: scanning (%s)", self._bus.name, self._mode())
@@ -178,6 +185,7 @@ class BleConnector:
     async def _start(self) -> None:
         for session in self._sessions.values():
             session.scan_began()
+        self._tools.beat(_BEAT_PROMISE_S)
         try:
             await self._radio.start(self._passive, self._on_heard)
         except PassiveUnsupported as error:
@@ -186,6 +194,7 @@ class BleConnector:
                 raise LinkError(f"{error}: {advice}") from error
             self._passive = False
             log.info("%s: no passive scanning here (%s); scanning actively", self._bus.name, error)
+            self._tools.beat(_BEAT_PROMISE_S)
             await self._radio.start(False, self._on_heard)
         self._started_at = self._tools.clock.monotonic()
         self._heard_anything = False

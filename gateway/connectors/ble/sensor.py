@@ -106,6 +106,11 @@ class Sensor:
         self._report(self._device.name, DeviceState.OFFLINE, why)
         return self._bad(self._points, Status.STALE, at_ns) if self._points else None
 
+    def gone(self, at_ns: int) -> Sample | None:
+        """The adapter through which it was heard is gone."""
+        self._silent = True
+        return self._bad(self._points, Status.DEVICE_OFFLINE, at_ns) if self.listens and self._points else None
+
     def _bad(self, points: tuple[str, ...], status: Status, at_ns: int) -> Sample:
         return Sample(self._device.name, points, (None,) * len(points), at_ns, (status,) * len(points))
 

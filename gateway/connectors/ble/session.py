@@ -22,6 +22,8 @@ _BACKOFF_S: Final = 1.0
 _BACKOFF_MAX_S: Final = 120.0
 _OFFLINE_AFTER: Final = 3
 """Failed attempts in a row: one may be the radio, three are the device."""
+_NOT_HEARD_S: Final = 60.0
+"""A scan that began anew hears most devices within seconds; one that is not heard for so long is gone."""
 _OF_ONE_POINT: Final = (Status.EXCEPTION, Status.CONFIG)
 """The device is there and refuses this characteristic: its others are read all the same."""
 
@@ -101,7 +103,7 @@ class Session:
         due = self._tools.clock.monotonic()
         try:
             while True:
-                await self._nearby.wait()
+                await self._in_reach(max(_NOT_HEARD_S, 2 * connect.interval))
                 try:
                     if self.device.stays_connected():
                         await self._stay(connect.mode, connect.interval)
@@ -116,6 +118,16 @@ class Session:
                 await asyncio.sleep(due - now)
         finally:
             await self._close()
+
+    async def _in_reach(self, patience_s: float) -> None:
+        """Until the scan has heard the device. One that was online and is not heard again has gone with its values."""
+        try:
+            async with asyncio.timeout(patience_s):
+                await self._nearby.wait()
+        except TimeoutError:
+            if self._online:
+                self.offline("it is not heard any more")
+            await self._nearby.wait()
 
     async def _visit(self) -> None:
         """Connects, reads everything once, leaves. Raises DeviceError."""

@@ -26,7 +26,7 @@ def relative(path: Path) -> str:
 
 def test_the_readme_has_a_configuration_and_it_is_good() -> None:
     (text,) = blocks(ROOT / "README.md", "toml")
-    report = check_text(text, "README.md", {}, Registry(), with_warnings=False)
+    report = check_text(text, "README.md", {}, Registry())
     assert [str(mistake) for mistake in report.mistakes] == []
     assert report.config is not None
     assert len(report.config.buses) == 2

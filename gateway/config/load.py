@@ -17,7 +17,6 @@ from gateway.config.problems import Problem, Source
 from gateway.config.schema import Config
 from gateway.config.warnings import warnings
 from gateway.connectors.registry import Registry
-from gateway.errors import ConfigError
 
 
 class Report(NamedTuple):
@@ -28,24 +27,11 @@ class Report(NamedTuple):
     warnings: tuple[Problem, ...]
 
 
-def load(path: Path, environ: Mapping[str, str], registry: Registry | None = None) -> Config:
-    """The configuration of this file; `environ` is the process's environment.
-
-    Raises:
-        ConfigError: every mistake, sorted by line.
-    """
-    report = _check(path, environ, registry, with_warnings=False)
-    if report.config is None:
-        raise ConfigError(tuple(str(problem) for problem in report.mistakes))
-    return report.config
-
-
 def check(path: Path, environ: Mapping[str, str], registry: Registry | None = None) -> Report:
-    """Every mistake and every warning of this file, sorted by line. Warnings are looked for when nothing is wrong."""
-    return _check(path, environ, registry, with_warnings=True)
+    """What this file says, or every mistake in it; warnings are looked for when nothing is wrong. Sorted by line.
 
-
-def _check(path: Path, environ: Mapping[str, str], registry: Registry | None, with_warnings: bool) -> Report:
+    `environ` is the process's environment.
+    """
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -58,12 +44,10 @@ def _check(path: Path, environ: Mapping[str, str], registry: Registry | None, wi
         place = Place(before.count("\n") + 1, len(before) - before.rfind("\n"))
         shown = Source(str(path), raw.decode("utf-8", "replace"))
         return _unusable(shown, place, "the file is not UTF-8 text; save it as UTF-8")
-    return check_text(text, str(path), environ, registry or Registry(), with_warnings)
+    return check_text(text, str(path), environ, registry or Registry())
 
 
-def check_text(
-    text: str, file: str, environ: Mapping[str, str], registry: Registry, with_warnings: bool = True
-) -> Report:
+def check_text(text: str, file: str, environ: Mapping[str, str], registry: Registry) -> Report:
     """Like `check`, of a text that is already here; `file` is what problems call it."""
     try:
         document = tomllib.loads(text)
@@ -75,8 +59,7 @@ def check_text(
     config, tables, mistakes = assemble(document, environ, registry, lambda path: source.at(path).line)
     if config is None:
         return Report(None, _sorted(source.problem(*mistake) for mistake in mistakes), ())
-    found = warnings(config, tables, source) if with_warnings else ()
-    return Report(config, (), _sorted(source.problem(*each) for each in found))
+    return Report(config, (), _sorted(source.problem(*each) for each in warnings(config, tables, source)))
 
 
 def _unusable(source: Source, place: Place, message: str) -> Report:

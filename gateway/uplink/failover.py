@@ -173,9 +173,8 @@ class Failover:
         connection = self._connections[number]
         if connection.state is not State.SUSPECT:
             return []
-        if self._active() is None:
-            connection.state = State.ACTIVE
-            return self._decide(now)
+        if self._active() is None:  # what took over meanwhile may be suspect itself by now
+            return [self._activate(connection, now), *self._decide(now)]
         return [self._retire(connection, "another session took over"), *self._decide(now)]
 
     def move(self, number: int, deadline_s: float, spread_s: float, now: float) -> list[Action]:

@@ -80,6 +80,8 @@ class Uplink:
         self._held: dict[str, dict[int, int]] = {}
         """Stream → connection → number up to which it has the stream in flight."""
         self._online = False
+        self._stopping = False
+        """A connection may end in the very moment in which we are told to."""
         self._sealed_at: float | None = None
         self._trouble = [_Trouble() for _ in settings.endpoint]
         self._changed = asyncio.Event()
@@ -93,7 +95,10 @@ class Uplink:
         try:
             async with asyncio.TaskGroup() as self._tasks:
                 self._tasks.create_task(self._report_stats(), name="uplink stats")
-                await self._keep_time()
+                try:
+                    await self._keep_time()
+                finally:
+                    self._stopping = True
         finally:
             self._outbox.online(False)
 
@@ -135,6 +140,8 @@ class Uplink:
         self._changed.set()
 
     def _connect(self, number: int, index: int, standby: bool) -> None:
+        if self._stopping:
+            return
         endpoint = self._endpoints[index]
         about: dict[str, Json] = {"devices": self._about.devices, "writable": self._about.writable}
         carrier = Carrier(
@@ -165,6 +172,8 @@ class Uplink:
         self._act(self._failover.failed(carrier.number, reaction, version, self._clock.monotonic()))
 
     def _activate(self, carrier: Carrier) -> None:
+        if self._active is carrier:
+            return  # it was suspect, and nobody had taken over
         if self._active is not None:
             self._active.pause()
         self._active = carrier

@@ -258,9 +258,17 @@ def test_a_suspect_that_recovers_goes_on_when_nobody_took_over_and_is_left_when_
         world.run(10)
         assert world.active == 1
         world.machine.suspect(1, world.now)
-    assert Activate(1) not in alone.machine.recovered(1, alone.now)
+    assert Activate(1) in alone.machine.recovered(1, alone.now)
     assert alone.machine.state(0).states[0] is State.ACTIVE
     assert [type(action) for action in pair.machine.recovered(1, pair.now)] == [Retire]
+
+
+def test_a_suspect_that_recovers_carries_again_when_its_successor_is_suspect_too() -> None:
+    world = World([always, always])
+    world.run(10)
+    assert world.machine.suspect(1, world.now) == [Activate(2)]
+    world.machine.suspect(2, world.now)
+    assert Activate(1) in world.machine.recovered(1, world.now), "it was told to pause"
 
 
 def test_a_move_with_one_endpoint_opens_a_second_connection_before_it_leaves_the_first() -> None:

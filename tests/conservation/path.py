@@ -1,0 +1,171 @@
+"""Connections between the real uplink and the real server, in virtual time: frames keep their order, everything else
+may happen to them. The gateway's end fits `gateway.uplink.link.Link`, the server's a `ServerConnection` of the library.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Any
+
+from websockets.exceptions import ConnectionClosedError, ConnectionClosedOK
+from websockets.frames import Close
+
+from gateway.uplink import reactions
+from gateway.uplink.link import Refused
+from gateway.uplink.reactions import Kind, Reaction
+
+
+class Way:
+    """One direction. What is sent arrives after a while, in order; while it is stalled, later."""
+
+    def __init__(self, dice: random.Random) -> None:
+        self._dice = dice
+        self._loop = asyncio.get_running_loop()
+        self._last = 0.0
+        self._held: list[Any] = []
+        self.arrived: asyncio.Queue[Any] = asyncio.Queue()
+        self.latency_s = 0.001
+        self.stalled = False
+        self.dead = False
+
+    def send(self, item: Any) -> None:
+        if self.dead:
+            return
+        at = self._loop.time() + self._dice.uniform(0.2, 2) * self.latency_s
+        self._last = max(at, self._last)
+        self._loop.call_at(self._last, self._arrive, item)
+
+    def _arrive(self, item: Any) -> None:
+        if self.dead:
+            return
+        if self.stalled:
+            self._held.append(item)
+        else:
+            self.arrived.put_nowait(item)
+
+    def heal(self) -> None:
+        self.stalled = False
+        held, self._held = self._held, []
+        for item in held:
+            self.arrived.put_nowait(item)
+
+    def end(self, last: Any) -> None:
+        """Nothing after this; what has not arrived never does."""
+        if not self.dead:
+            self.dead = True
+            self.arrived.put_nowait(last)
+
+
+class Connection:
+    """Both ends of one connection."""
+
+    def __init__(self, dice: random.Random) -> None:
+        self.up, self.down = Way(dice), Way(dice)
+        self.near, self.far = Near(self), Far(self)
+        self.open = True
+
+    def stall(self) -> None:
+        self.up.stalled = self.down.stalled = True
+
+    def heal(self) -> None:
+        self.up.heal()
+        self.down.heal()
+
+    def slow(self, latency_s: float) -> None:
+        self.up.latency_s = self.down.latency_s = latency_s
+
+    def cut(self, code: int = 1006, reason: str = "") -> None:
+        self.open = False
+        self.up.end(Close(code, reason))
+        self.down.end(Close(code, reason))
+
+    def desert(self) -> None:
+        """The gateway is gone: what it sent last is still on its way, and nobody reads the answers."""
+        self.down.end(Close(1006, ""))
+        self.open = False
+        if self.up.stalled:
+            self.cut()
+        else:
+            asyncio.get_running_loop().call_later(1.0, self.cut)
+
+
+class Near:
+    """The gateway's end: a `Link`."""
+
+    full = False
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def send(self, frame: bytes) -> None:
+        if self._connection.open:
+            self._connection.up.send(frame)
+
+    async def drain(self) -> None:
+        """There is always room."""
+
+    async def receive(self) -> bytes:
+        item = await self._connection.down.arrived.get()
+        if isinstance(item, Close):
+            self._connection.down.arrived.put_nowait(item)
+            if item.code == 1006:
+                raise Refused(Reaction(Kind.RETRY, "connection lost"))
+            raise Refused(reactions.to_close(item.code, item.reason))
+        assert isinstance(item, bytes)
+        return item
+
+    async def ping(self) -> None:
+        pong = asyncio.get_running_loop().create_future()
+        self._connection.up.send(pong)
+        await pong
+
+    def abort(self) -> None:
+        self._connection.cut()
+
+    async def close(self, code: int, reason: str) -> None:
+        """The closing handshake is not waited for; what was said before arrives."""
+        if self._connection.open:
+            self._connection.open = False
+            self._connection.up.send(Close(code, reason))
+            asyncio.get_running_loop().call_later(5, self._connection.cut)
+
+
+class Far:
+    """The server's end."""
+
+    subprotocol = "gateway.uplink.v1"
+    remote_address = ("127.0.0.1", 1)
+    username = "gw"
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.transport = self
+
+    async def recv(self) -> str:
+        while True:
+            item = await self._connection.up.arrived.get()
+            if isinstance(item, Close):
+                self._connection.up.arrived.put_nowait(item)
+                raise (ConnectionClosedError if item.code == 1006 else ConnectionClosedOK)(None, None)
+            if isinstance(item, bytes):
+                return item.decode()
+            loop = asyncio.get_running_loop()
+            loop.call_later(self._connection.down.latency_s, self._pong, item)
+
+    def _pong(self, pong: asyncio.Future[None]) -> None:
+        if not (pong.done() or self._connection.down.stalled or self._connection.down.dead):
+            pong.set_result(None)
+
+    async def send(self, frame: bytes, text: bool) -> None:
+        if self._connection.down.dead:
+            raise ConnectionClosedError(None, None)
+        self._connection.down.send(frame)
+
+    async def close(self, code: int, reason: str) -> None:
+        self._connection.down.send(Close(code, reason))
+        asyncio.get_running_loop().call_later(5, self._connection.cut)
+        self._connection.up.end(Close(1000, ""))
+
+    def abort(self) -> None:
+        self._connection.cut()

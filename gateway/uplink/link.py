@@ -132,7 +132,7 @@ async def open_link(endpoint: Endpoint, credential: Credential) -> Link:
     """
     uri = parse_uri(endpoint.url)
     deflate = ClientPerMessageDeflateFactory(
-        server_no_context_takeover=True, client_max_window_bits=12, compress_settings={"memLevel": 5}
+        server_no_context_takeover=True, client_max_window_bits=15, compress_settings={"memLevel": 5}
     )
     protocol = ClientProtocol(
         uri,

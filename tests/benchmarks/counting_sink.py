@@ -18,6 +18,7 @@ from typing import Any
 
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
+from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 from websockets.protocol import State
 from websockets.typing import Subprotocol
 
@@ -97,7 +98,8 @@ async def main() -> None:
     sink = Sink(float(sys.argv[1]) if len(sys.argv) > 1 else 0.0)
     async with serve(
         sink.converse, "127.0.0.1", 0, subprotocols=[Subprotocol(SUBPROTOCOL)],
-        create_connection=partial(Counted, sink), ping_interval=None,
+        create_connection=partial(Counted, sink), ping_interval=None, compression=None,
+        extensions=[ServerPerMessageDeflateFactory(server_no_context_takeover=True, client_max_window_bits=15)],
     ) as server:  # fmt: skip
         print(json.dumps(next(iter(server.sockets)).getsockname()[1]), flush=True)
         while await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline):

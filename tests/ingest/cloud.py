@@ -155,7 +155,7 @@ async def gateway(
         compression=None,
         extensions=[
             ClientPerMessageDeflateFactory(
-                server_no_context_takeover=True, client_max_window_bits=12, compress_settings={"memLevel": 4}
+                server_no_context_takeover=True, client_max_window_bits=15, compress_settings={"memLevel": 4}
             )
         ],
         ssl=context,

@@ -64,7 +64,7 @@ def test_the_client_keeps_its_compression_context_and_the_server_keeps_none(tmp_
     async def test() -> None:
         async with cloud(tmp_path) as server, gateway(server) as g:
             [deflate] = g.ws.protocol.extensions
-            assert "local_max_window_bits=12" in repr(deflate)
+            assert "local_max_window_bits=15" in repr(deflate)
             assert "local_no_context_takeover=False" in repr(deflate)
             assert "remote_no_context_takeover=True" in repr(deflate)
 

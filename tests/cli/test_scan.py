@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import itertools
 import os
 import pty
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import termios
 import threading
 import time
 import tomllib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -135,35 +139,44 @@ def _drain(descriptor: int, into: bytearray) -> None:
 # ── serial ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@contextmanager
-def talker(*lines: bytes) -> Iterator[str]:
-    """A port on which somebody talks."""
-    line, stop = Pty(), threading.Event()
+class Talker:
+    """Somebody who talks on a port, from a thread of his own."""
 
-    def talk() -> None:
-        number = 0
-        while not stop.wait(0.02):
-            line.write(lines[number % len(lines)])
-            number += 1
+    def __init__(self, *lines: bytes) -> None:
+        self._pty = Pty()
+        self._lines = lines
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._talk)
+        self.port = self._pty.path
+        self.heard = 0
+        """Lines that somebody has read."""
 
-    thread = threading.Thread(target=talk)
-    thread.start()
-    try:
-        yield line.path
-    finally:
-        stop.set()
-        thread.join()
-        for descriptor in (line.fd, line._far):
+    def _talk(self) -> None:
+        for line in itertools.cycle(self._lines):
+            self._pty.write(line)
+            if self._stop.wait(0.02):
+                return
+            waiting = fcntl.ioctl(self._pty._far, termios.FIONREAD, b"\0\0\0\0")
+            self.heard += not any(waiting)
+
+    def __enter__(self) -> Talker:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        for descriptor in (self._pty.fd, self._pty._far):
             os.close(descriptor)
 
 
 def test_what_talks_on_a_line_is_heard_and_read_with_what_was_printed(tmp_path: Path) -> None:
-    with talker(b"$WIMTW,18.2,C*2A\r\n".replace(b"2A", _checksum(b"WIMTW,18.2,C"))) as port:
-        done = gateway("scan", "serial", "--listen", port, "--seconds", "0.5")
+    with Talker(b"$WIMTW,18.2,C*" + _checksum(b"WIMTW,18.2,C") + b"\r\n") as talker:
+        done = gateway("scan", "serial", "--listen", talker.port, "--seconds", "0.5")
     assert done.code == 0
     assert re.search(r"^9600 +nmea +\$WIMTW,18\.2,C", done.err, re.M)
     found = pasted(tmp_path, done)
-    assert [(bus["port"], bus["baud_rate"]) for bus in found["bus"]] == [(port, 9600)]
+    assert [(bus["port"], bus["baud_rate"]) for bus in found["bus"]] == [(talker.port, 9600)]
     assert [device["format"] for device in found["device"]] == ["nmea"]
 
 
@@ -174,21 +187,32 @@ def _checksum(body: bytes) -> bytes:
     return b"%02X" % total
 
 
+def test_an_interrupted_listener_prints_what_it_heard(tmp_path: Path) -> None:
+    with (
+        Talker(b'{"t": 21.5}\n') as talker,
+        Running(tmp_path, "scan", "serial", "--listen", talker.port, "--seconds", 60) as scan,
+    ):
+        scan.until(lambda: talker.heard > 10, "it listens")
+        done = scan.end(signal.SIGINT)
+    assert done.code == 130
+    assert [device["format"] for device in pasted(tmp_path, done)["device"]] == ["json"]
+
+
 def test_noise_and_silence_say_what_to_look_at() -> None:
-    with talker(bytes(range(128, 256))) as port:
-        done = gateway("scan", "serial", "--listen", port, "--seconds", "0.3", "--baud", 9600, 4800)
+    with Talker(bytes(range(128, 256))) as talker:
+        done = gateway("scan", "serial", "--listen", talker.port, "--seconds", "0.3", "--baud", 9600, 4800)
     assert (done.code, done.out) == (1, "")
     assert "Bytes come, but no text: another baud rate or parity" in done.err
-    with talker(b"") as port:
-        done = gateway("scan", "serial", "--listen", port, "--seconds", "0.1")
+    with Talker(b"") as talker:
+        done = gateway("scan", "serial", "--listen", talker.port, "--seconds", "0.1")
     assert (done.code, done.out) == (1, "")
     assert "Does the device speak of its own accord" in done.err
     assert "Bytes come" not in done.err
 
 
 def test_what_a_line_says_cannot_act_on_the_terminal() -> None:
-    with talker(b"[red]21.5\r\n", b"[/bold] 22\r\n") as port:
-        done = gateway("scan", "serial", "--listen", port, "--seconds", "0.3", "--baud", 9600)
+    with Talker(b"[red]21.5\r\n", b"[/bold] 22\r\n") as talker:
+        done = gateway("scan", "serial", "--listen", talker.port, "--seconds", "0.3", "--baud", 9600)
     assert done.code == 0
     assert re.search(r"lines +\[(red\]21\.5|/bold\] 22)", done.err)
 
@@ -228,7 +252,7 @@ def test_what_is_published_is_found_and_a_password_stays_in_its_file(tmp_path: P
     )
     found = pasted(tmp_path, done)
     (bus,) = found["bus"]
-    assert (bus["host"], bus["port"], bus["username"]) == ("127.0.0.1", mosquitto.port, "me")
+    assert (bus["host"], bus["tcp_port"], bus["username"]) == ("127.0.0.1", mosquitto.port, "me")
     assert bus["password_file"] == str(tmp_path / "secret")
     assert {device["topic"] for device in found["device"]} == {"zigbee2mqtt/office", "plant/level"}
     assert "hunter2" not in done.out + done.err
@@ -246,6 +270,16 @@ def test_a_quiet_broker_and_none_at_all_say_what_to_look_at(tmp_path: Path) -> N
     done = gateway("scan", "mqtt", "--username", "me", "--password-file", tmp_path / "none")
     assert (done.code, done.out) == (1, "")
     assert "No such file or directory" in done.err
+
+
+def test_a_scan_that_is_still_connecting_ends_at_once_when_told(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        port = mute.getsockname()[1]
+        with Running(tmp_path, "scan", "mqtt", "--port", port) as scan:
+            mute.accept()[0].recv(1)
+            scan.process.send_signal(signal.SIGINT)
+            done = scan.end(signal.SIGINT)
+    assert (done.code, done.out) == (130, "")
 
 
 # ── Bluetooth ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -295,6 +329,27 @@ def test_sensors_in_the_air_are_found(folder: Path) -> None:
         (tag.address, "ruuvi"),
         ("A4:C1:38:8D:18:B2", "bthome"),
     }
+
+
+@needs_dbus
+def test_an_interrupted_bluetooth_scan_prints_what_it_heard(folder: Path) -> None:
+    tag = Ruuvi()
+
+    async def advertise(bluez: FakeBluez) -> None:
+        await bluez.advertise(tag.address, manufacturer_data={tag.company: tag.step()})
+
+    def person(env: dict[str, str]) -> Done:
+        with Running(folder, "scan", "ble", "--seconds", 60, env=env) as scan:
+            scan.until(lambda: tag.produced > 20, "it is heard")
+            return scan.end(signal.SIGINT)
+
+    async def story() -> Done:
+        async with air(folder, advertise) as env:
+            return await asyncio.to_thread(person, env)
+
+    done = asyncio.run(story())
+    assert done.code == 130
+    assert [device["address"] for device in pasted(folder, done)["device"]] == [tag.address]
 
 
 @needs_dbus

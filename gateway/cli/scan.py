@@ -89,7 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     mqtt = kind("mqtt", "devices that publish on an MQTT broker", _mqtt)
     mqtt.add_argument("--host", default="127.0.0.1", help="[%(default)s]")
-    mqtt.add_argument("--port", type=between(1, 65_535), metavar="N", help="[1883, with TLS 8883]")
+    mqtt.add_argument("--tcp-port", "--port", type=between(1, 65_535), metavar="N", help="[1883, with TLS 8883]")
     mqtt.add_argument("--topic", action="append", metavar="FILTER", help="may be given several times [#]")
     mqtt.add_argument("--seconds", type=positive, default=10.0, metavar="S", help="listen for [%(default)g]")
     mqtt.add_argument("--username", metavar="NAME")
@@ -327,7 +327,7 @@ def _mqtt(arguments: argparse.Namespace) -> Scan:
         name="broker",
         kind="mqtt",
         host=arguments.host,
-        port=arguments.port,
+        tcp_port=arguments.tcp_port,
         username=arguments.username,
         password_file=arguments.password_file and arguments.password_file.resolve(),
         tls=Tls(cafile=cafile) if cafile or arguments.tls else None,
@@ -357,7 +357,7 @@ def _mqtt(arguments: argparse.Namespace) -> Scan:
         return Found(("device", "format", "topic", "rate", "last values"), rows, toml, tuple(remarks))
 
     return Scan(
-        f"listening to {bus.host}:{bus.tcp_port} for {arguments.seconds:g} s; Ctrl-C ends it early",
+        f"listening to {bus.host}:{bus.broker_port} for {arguments.seconds:g} s; Ctrl-C ends it early",
         run,
         (
             "No reading was heard. Does anything publish? Longer: --seconds 60. May this user read: --username, and the"

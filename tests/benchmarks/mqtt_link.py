@@ -41,7 +41,7 @@ class Cost(NamedTuple):
 
 
 def bus(port: int) -> MqttBus:
-    return MqttBus(name="bench", kind="mqtt", host="127.0.0.1", port=port, client_id="bench", version="5")
+    return MqttBus(name="bench", kind="mqtt", host="127.0.0.1", tcp_port=port, client_id="bench", version="5")
 
 
 def packets(count: int) -> bytes:

@@ -50,9 +50,9 @@ def test_the_kind_is_registered_and_loads() -> None:
 
 def test_ports_and_aliases() -> None:
     base = {"name": "b", "kind": "mqtt", "host": "h"}
-    assert parsed(MqttBus, base).tcp_port == 1883
-    assert parsed(MqttBus, {**base, "tls": {}}).tcp_port == 8883
-    assert parsed(MqttBus, {**base, "tcp_port": 1885}).tcp_port == 1885
+    assert parsed(MqttBus, base).broker_port == 1883
+    assert parsed(MqttBus, {**base, "tls": {}}).broker_port == 8883
+    assert parsed(MqttBus, {**base, "port": 1885}).broker_port == 1885
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ class Journal:
 
 journal = Journal()
 tools = Tools(SystemClock(), journal, lambda s: None, lambda d, s, w: None)
-bus = MqttBus(name="b", kind="mqtt", host="127.0.0.1", port=port, client_id="gw", version=version)
+bus = MqttBus(name="b", kind="mqtt", host="127.0.0.1", tcp_port=port, client_id="gw", version=version)
 device = MqttDevice(name="d", bus="b", topic="plant/n", points=(MqttPoint(name="n"),))
 asyncio.run(MqttConnector(bus, [device], tools).run(journal.emit))
 """

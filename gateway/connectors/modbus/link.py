@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from gateway.clock import Clock
+from gateway.connectors.hosts import UNREACHABLE, unanswered, unreachable
 from gateway.connectors.modbus.client import Client, Framing, Reply, Request
 from gateway.connectors.modbus.config import AnyBus, RtuBus, TcpBus, character_s, gap_s, late_window_s
 from gateway.connectors.port import SerialPort
@@ -174,10 +174,9 @@ class _Tcp(asyncio.Protocol):
             async with asyncio.timeout(_CONNECT_TIMEOUT_S):
                 transport, _ = await loop.create_connection(lambda: self, host, port)
         except TimeoutError as error:
-            raise LinkError(f"cannot connect to {host}:{port}: no answer for {_CONNECT_TIMEOUT_S:g} s") from error
-        except OSError as error:
-            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
-            raise LinkError(f"cannot connect to {host}:{port}: {reason}") from error
+            raise unanswered(host, port, _CONNECT_TIMEOUT_S) from error
+        except UNREACHABLE as error:
+            raise unreachable(host, port, error) from error
         self._transport = transport
         sock: socket.socket = transport.get_extra_info("socket")
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

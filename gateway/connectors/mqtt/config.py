@@ -56,7 +56,9 @@ class MqttBus(Bus, frozen=True, kw_only=True):
     """A broker. One persistent session; nothing is acknowledged before it is stored."""
 
     host: Annotated[str, Key("name or address of the broker", example='"127.0.0.1"')]
-    port: Annotated[int | None, Key("default 1883, with tls 8883", min=1, max=65_535, alias=("tcp_port",))] = None
+    tcp_port: Annotated[
+        int | None, Key("default 1883, with tls 8883", example="1883", min=1, max=65_535, alias=("port",))
+    ] = None
     client_id: Annotated[
         str, Key("names our session at the broker; keep it. Empty: gateway-NAME-XXXXXXXX, of this machine")
     ] = ""
@@ -80,8 +82,9 @@ class MqttBus(Bus, frozen=True, kw_only=True):
             yield Mistake(("password_file",), "`password_file` needs `username`")
 
     @property
-    def tcp_port(self) -> int:
-        return self.port or (TLS_PORT if self.tls else PORT)
+    def broker_port(self) -> int:
+        """The TCP port that is meant."""
+        return self.tcp_port or (TLS_PORT if self.tls else PORT)
 
 
 class MqttPoint(Point, frozen=True, kw_only=True):

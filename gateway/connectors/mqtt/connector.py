@@ -77,7 +77,7 @@ class MqttConnector:
         """Raises LinkError. Cancelling is safe: what is not acknowledged comes again, and is recognised."""
         client_id = self._bus.client_id or default_client_id(self._bus.name)
         self._session_id = blake2b(
-            f"{self._bus.host}:{self._bus.tcp_port}\0{client_id}".encode(), digest_size=8
+            f"{self._bus.host}:{self._bus.broker_port}\0{client_id}".encode(), digest_size=8
         ).digest()
         failure: LinkError | None = None
         try:

@@ -28,6 +28,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from gateway.connectors.hosts import UNREACHABLE, unanswered, unreachable
 from gateway.connectors.mqtt.config import MqttBus
 from gateway.connectors.mqtt.frames import PING, PINGREQ, Cutter, Publish, pubacks
 from gateway.connectors.mqtt.sockets import Client, Wire
@@ -117,14 +118,14 @@ class Link(asyncio.Protocol):
         session = None
         try:
             async with asyncio.timeout(bus.connect_timeout):
-                await self._loop.create_connection(lambda: self, bus.host, bus.tcp_port, ssl=_context(bus))
+                await self._loop.create_connection(lambda: self, bus.host, bus.broker_port, ssl=_context(bus))
                 self._hello()
                 session = await asyncio.shield(self._connack)
                 return session
         except TimeoutError as error:
-            raise LinkError(f"{bus.host}:{bus.tcp_port} did not answer in {bus.connect_timeout:g} s") from error
-        except OSError as error:  # ssl.SSLError is one
-            raise LinkError(f"{bus.host}:{bus.tcp_port}: {error}") from error
+            raise unanswered(bus.host, bus.broker_port, bus.connect_timeout) from error
+        except UNREACHABLE as error:
+            raise unreachable(bus.host, bus.broker_port, error) from error
         finally:
             if session is None:
                 self.close()
@@ -207,7 +208,7 @@ class Link(asyncio.Protocol):
             return failure
         try:
             async with asyncio.timeout(self._bus.connect_timeout):
-                _, writer = await asyncio.open_connection(self._bus.host, self._bus.tcp_port)
+                _, writer = await asyncio.open_connection(self._bus.host, self._bus.broker_port)
         except (OSError, TimeoutError):
             return failure
         writer.close()
@@ -279,7 +280,7 @@ class Link(asyncio.Protocol):
                 properties.SessionExpiryInterval = int(bus.session_expiry)
         self._client.connect_async(
             bus.host,
-            bus.tcp_port,
+            bus.broker_port,
             int(bus.keepalive),
             clean_start=not options.persistent if options.five else mqtt.MQTT_CLEAN_START_FIRST_ONLY,
             properties=properties,

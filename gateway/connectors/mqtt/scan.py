@@ -68,7 +68,8 @@ async def scan(
 
 
 def _bus(bus: MqttBus) -> str:
-    keys: dict[str, str | int | None] = {"name": bus.name, "kind": bus.kind, "host": bus.host, "port": bus.port}
+    keys: dict[str, str | int | None] = {"name": bus.name, "kind": bus.kind, "host": bus.host}
+    keys["tcp_port"] = bus.tcp_port
     keys["username"] = bus.username
     keys["password_file"] = str(bus.password_file) if bus.password_file else None
     lines = [f"{key} = {quoted(value)}" for key, value in keys.items() if value is not None]

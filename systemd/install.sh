@@ -85,6 +85,7 @@ if ! systemctl restart gateway.service; then
   journalctl --unit gateway.service --lines 10 --no-pager --output cat >&2
   if [ -n "$old" ]; then
     switch "$old"
+    rm -rf "$new"
     systemctl restart gateway.service && fail "the new version does not start (see above); back to the old one, which runs"
   fi
   echo "install.sh: installed, but the service does not run (see above)" >&2

@@ -14,14 +14,12 @@ belongs to the convention but holds no reading (a `/set` of zigbee2mqtt, a `Noti
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
 from datetime import datetime
 
-import msgspec
-
+from gateway.codec.document import decode_json
 from gateway.codec.path import ABSENT, Step
 from gateway.connectors.mqtt.config import Format, TimeFormat
 from gateway.errors import DecodeError
@@ -41,21 +39,6 @@ _WORDS: Mapping[str, bool] = {"on": True, "off": False, "true": True, "false": F
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _INTEGER = re.compile(r"[+-]?\d{1,20}", re.ASCII)
 _NOT_A_NUMBER = frozenset(("nan", "+nan", "-nan", "inf", "+inf", "-inf", "infinity", "-infinity"))
-
-_decoder = msgspec.json.Decoder()
-
-
-def decode_json(payload: bytes) -> Json:
-    """Any JSON document, and the NaN and Infinity that Python programs publish. Raises DecodeError."""
-    try:
-        return _decoder.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        if b"NaN" not in payload and b"Infinity" not in payload:
-            raise DecodeError(f"not JSON: {type(error).__name__}") from error
-    try:
-        return json.loads(payload)
-    except (ValueError, RecursionError) as error:
-        raise DecodeError(f"not JSON: {type(error).__name__}") from error
 
 
 def decode_text(payload: bytes) -> str:

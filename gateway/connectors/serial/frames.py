@@ -10,8 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import msgspec
-
+from gateway.codec.document import decode_json
 from gateway.codec.path import ABSENT, Path, Step, leaves, text_of
 from gateway.connectors.serial import nmea
 from gateway.connectors.serial.config import MAX_AUTO_POINTS, SerialDevice, SerialPoint
@@ -76,10 +75,7 @@ class Reader:
         return [(name, scalar(piece) if piece.strip() else None, "") for name, piece in taken]
 
     def _json(self, text: str) -> list[tuple[str, Value | None, str]]:
-        try:
-            document = msgspec.json.decode(text)
-        except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
-            raise DecodeError(f"not JSON: {error}") from error
+        document = decode_json(text.encode("utf-8", "replace"))
         if self._auto:
             return self._leaves(document)
         taken = [(name, path.find(document)) for name, path in self._paths]
@@ -108,8 +104,7 @@ class Reader:
         found = [each for each in ready if each[0] in self._ready_names]
         for point in self._points:
             if point.sentence in (sentence.kind, sentence.fields[0]):
-                value = None if nmea.void(sentence) else nmea.number(sentence, point.field)
-                found.append((point.name, value, ""))
+                found.append((point.name, nmea.measured(sentence, point.field), ""))
         return found
 
 

@@ -1,8 +1,9 @@
 """Pure: NMEA 0183 sentences: `$GPGGA,123519,4807.038,N,…*47`.
 
 A sentence counts only with the right checksum (exclusive or of all characters between `$` and `*`). An empty field
-means that the instrument has no value, and so does everything in a sentence that calls itself void (`V`): the points
-are then `None`, never a stale or made-up number.
+means that the instrument has no value, and so does every measurement in a sentence that calls itself void: the points
+are then `None`, never a stale or made-up number. A GPS without a fix may well repeat its last position (JRC JLR-21,
+instruction manual, GGA and RMC: "outputs last measured position data"); quality 0, status V or mode N say so.
 """
 
 from __future__ import annotations
@@ -96,8 +97,8 @@ _SENTENCES: dict[str, tuple[Field, ...]] = {
     "HDG": (Field("heading_magnetic", 1, "deg"),),
     "VHW": (Field("speed_through_water", 5, "kn"),),
 }
-_VOID = {"RMC": 2, "MWV": 5}
-"""Sentence → field that says `V` when nothing in it may be used."""
+_OF_ITSELF = {"RMC": (2,), "MWV": (5,), "GGA": (6, 7), "VTG": (9,)}
+"""Sentence → fields that are true though it is void: they say that it is, and why."""
 _WIND_UNITS = {"K": "km/h", "M": "m/s", "N": "kn", "S": "mph"}
 _WIND_NAMES = {"R": "apparent_wind", "T": "true_wind"}
 
@@ -109,14 +110,31 @@ def known(kind: str) -> bool:
 
 def void(sentence: Sentence) -> bool:
     """The instrument itself says that this sentence is not valid."""
-    return sentence.kind in _VOID and sentence.field(_VOID[sentence.kind]) != "A"
+    match sentence.kind:
+        case "RMC":
+            return sentence.field(2) != "A"
+        case "MWV":
+            return sentence.field(5) != "A"
+        case "GGA":
+            return sentence.field(6) in ("", "0")
+        case "VTG":  # the mode came with NMEA 0183 2.3; before, the fields are empty
+            return sentence.field(9) == "N"
+    return False
+
+
+def measured(
+    sentence: Sentence, index: int, read: Callable[[Sentence, int], Value | None] | None = None
+) -> Value | None:
+    """A field as the instrument vouches for it: None where it does not. Raises DecodeError."""
+    if void(sentence) and index not in _OF_ITSELF.get(sentence.kind, ()):
+        return None
+    return (read or number)(sentence, index)
 
 
 def ready_made(sentence: Sentence) -> list[tuple[str, Value | None, str]]:
     """(point, value, unit) of a sentence that is `known`. Raises DecodeError."""
     fields = _wind(sentence) if sentence.kind == "MWV" else _SENTENCES[sentence.kind]
-    empty = void(sentence)
-    return [(f.point, None if empty else (f.read or number)(sentence, f.number), f.unit) for f in fields]
+    return [(f.point, measured(sentence, f.number, f.read), f.unit) for f in fields]
 
 
 def _wind(sentence: Sentence) -> tuple[Field, ...]:

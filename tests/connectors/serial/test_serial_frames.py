@@ -135,6 +135,21 @@ NMEA: list[tuple[str, dict[str, Any] | None]] = [
         sentence("GPRMC,123519,V,,,,,,,230394,,"),
         {"latitude": None, "longitude": None, "speed_over_ground": None, "course_over_ground": None},
     ),
+    (
+        sentence("GPGGA,123519,4807.038,N,01131.000,E,0,00,99.9,545.4,M,46.9,M,,"),
+        {
+            "latitude": None,
+            "longitude": None,
+            "fix_quality": 0,
+            "satellites": 0,
+            "hdop": None,
+            "altitude": None,
+            "geoid_separation": None,
+        },
+    ),
+    (sentence("GPVTG,084.4,T,,M,022.4,N,041.5,K,A"), {"course_over_ground": 84.4, "speed_over_ground": 22.4}),
+    (sentence("GPVTG,084.4,T,,M,022.4,N,041.5,K"), {"course_over_ground": 84.4, "speed_over_ground": 22.4}),
+    (sentence("GPVTG,084.4,T,,M,022.4,N,041.5,K,N"), {"course_over_ground": None, "speed_over_ground": None}),
     (sentence("GNGLL,3751.65,S,14507.36,E"), None),
     (sentence("WIMWV,214.8,R,0.1,K,A"), {"apparent_wind_angle": 214.8, "apparent_wind_speed": 0.1}),
     (sentence("WIMWV,214.8,T,3,N,V"), {"true_wind_angle": None, "true_wind_speed": None}),
@@ -156,6 +171,16 @@ def test_south_and_west_are_negative_and_units_come_with_the_values() -> None:
     assert values is not None
     assert values.values[:2] == (-37.86083333, -70.0)
     assert values.units == ("lat", "lon", "", "count", "", "m", "m")
+
+
+def test_a_void_sentence_still_says_that_it_is_void() -> None:
+    points = [{"name": "quality", "sentence": "GGA", "field": 6}, {"name": "hdop", "sentence": "GGA", "field": 8}]
+    line = sentence("GPGGA,123519,4807.038,N,01131.000,E,0,00,99.9,545.4,M,46.9,M,,")
+    assert says(line, format="nmea", points=points) == {"quality": 0, "hdop": None}
+    status = [{"name": "status", "sentence": "RMC", "field": 2}]
+    assert says(sentence("GPRMC,123519,V,4807.038,N,01131.000,E,0,0,230394,,"), format="nmea", points=status) == {
+        "status": "V"
+    }
 
 
 def test_any_field_of_any_sentence_can_be_a_point() -> None:

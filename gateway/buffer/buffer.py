@@ -33,7 +33,7 @@ from gateway.buffer.recovery import sort_out
 from gateway.buffer.ring import Entry, Found, Ring, open_ring
 from gateway.buffer.shelf import Shelf
 from gateway.buffer.store import Store
-from gateway.buffer.streams import Settling
+from gateway.buffer.streams import Settling, Stream
 from gateway.clock import Clock
 from gateway.errors import StoreError
 from gateway.model import ClockState, GapReason, Json, Lane, Origin, Record, RecordKind, Row
@@ -127,10 +127,14 @@ class Buffer:
         self._shelf.recover(recovered)
         self._shelf.begin()
         self._committer.report_damage()
+        if recovered.damaged or (self._ring is not None and self._ring.damaged):
+            log.warning("the flight ring held something that cannot be read")
+            self._shelf.report_corruption()
         for loose in recovered.loose:
             for portion in batching.portions(loose.rows):
                 self._place(portion._replace(lane=loose.lane), None, loose.entry)
         if found:
+            self.hurry()  # it has been through one end already; the next may take the ring too
             log.info(
                 "the flight ring held %d records and %d times rows that were in none",
                 sum(len(flown) for _, flown in recovered.records),
@@ -241,7 +245,9 @@ class Buffer:
         if batch.timer is not None:
             batch.timer.cancel()
         encoded = batching.encode(batch.rows, self._shelf.clock_state)
-        self._shelf.add(self._shelf.current[lane], encoded, batch.entries, batch.origins, batch.settlings)
+        # online the time for the ack begins now; offline there is nothing to wait for but the group
+        born_s = None if self._online else batch.since_s
+        self._shelf.add(self._shelf.current[lane], encoded, batch.entries, batch.origins, batch.settlings, born_s)
         if lane is Lane.ALARM:
             self._committer.hurry()
         self._news()
@@ -268,11 +274,21 @@ class Buffer:
             return ()
         while found.grounded_at(seq) and not self._committer.problem:
             await self._committer.next()
+        found.fetching += 1
+        try:
+            records = await self._collect(found, seq, max_bytes)
+        finally:
+            found.fetching -= 1
+        if records:
+            found.sent = max(found.sent, records[-1].upto)
+        return records
+
+    async def _collect(self, found: Stream, seq: int, max_bytes: int) -> Sequence[Record]:
         # memory first: what is committed while the disk is read is then in one of the two, or in both
         memory, end = found.in_memory(seq, grounded=bool(self._committer.problem))
         if found.disk is not None and found.disk.last >= seq:
             on_disk = found.disk.last
-            stored = await self._committer.read(stream, seq, max_bytes)
+            stored = await self._committer.read(found.name, seq, max_bytes)
             if stored and stored[-1].record.upto < on_disk:
                 end = min(end, stored[-1].record.upto + 1)
             for each in stored:
@@ -284,8 +300,6 @@ class Buffer:
                 break
             records.append(memory[number])
             size += len(memory[number].body)
-        if records:
-            found.sent = max(found.sent, records[-1].upto)
         return records
 
     def hold(self, stream: str, upto: int) -> None:
@@ -309,6 +323,7 @@ class Buffer:
         held, _ = found.in_memory(first, grounded=True)
         if found.disk is not None and found.disk.last >= first:
             held |= {each.record.seq: each.record for each in await self._committer.read(stream, first, 1)}
+            held |= found.in_memory(first, grounded=True)[0]  # another session may have asked for the same
         last = min([last, *(number - 1 for number in held)])
         elsewhere = max((mark for other, mark in found.marks.items() if other != sink), default=0)
         middle = min(last, max(elsewhere, first - 1))
@@ -360,7 +375,7 @@ class Buffer:
     # ── when ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def hurry(self) -> None:
-        """A source is held back: what waits is committed now."""
+        """What waits is committed now."""
         self._close_all = True
         self._committer.hurry()
 

@@ -14,9 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Final, ParamSpec, TypeVar
 
-import msgspec
-
-from gateway.buffer import batching
 from gateway.buffer.config import BufferSettings
 from gateway.buffer.database import CorruptError
 from gateway.buffer.records import Expiry, Limits
@@ -26,8 +23,7 @@ from gateway.buffer.store import Done, Opened, Store, Work
 from gateway.buffer.streams import Held
 from gateway.clock import Clock
 from gateway.errors import StoreError
-from gateway.model import GapReason, Lane, RecordKind, Trust
-from gateway.protocol.messages import GapBody
+from gateway.model import Lane, Trust
 
 log = logging.getLogger(__name__)
 
@@ -211,7 +207,7 @@ class Committer:
             limits=Limits(
                 marks={stream.name: stream.mark for stream in on_disk if stream.mark},
                 pins={stream.name: frozenset(stream.pins) for stream in on_disk if stream.pins},
-                held={stream.name: stream.held for stream in on_disk if stream.held},
+                held={stream.name: stream.pinned for stream in on_disk if stream.pinned},
                 sent={stream.name: stream.sent for stream in on_disk if stream.ours},
             ),
             expiry=expiry,
@@ -264,14 +260,14 @@ class Committer:
             return
         self._damaged = False
         log.warning("the store was damaged and is set aside; what could be read of it was saved")
-        body = msgspec.json.encode(GapBody(GapReason.CORRUPT))
-        self._shelf.add(self._shelf.current[Lane.LIVE], [batching.Encoded(RecordKind.GAP, body, 0)])
+        self._shelf.report_corruption()
 
     async def _rescue(self) -> None:
         try:
             self._adopt(await self._call(self.store.rescue))
         except StoreError as error:
             self._fail(error)
+            self._store_open = False  # it was closed for the rescue; opening it tries that again
         else:
             self._retry_at = self._clock.monotonic()
 

@@ -29,7 +29,7 @@ class BufferSettings(Table, frozen=True, kw_only=True):
     )
     commit_after: Annotated[
         Duration,
-        Key("what is not acked after this goes to disk; a power cut takes at most this much", min=0.01, max=60),
+        Key("what is not acked after this goes to disk; a power cut takes at most this and `linger`", min=0.01, max=60),
     ] = 0.5
     linger: Annotated[Duration, Key("how long an open batch waits for more readings", min=0.001, max=10)] = 0.1
     memory_limit: Annotated[Size, Key("bytes of readings in memory that are not yet on disk", min=1_000_000)] = (

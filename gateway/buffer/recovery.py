@@ -12,7 +12,7 @@ from typing import NamedTuple
 from gateway.buffer.entries import ORIGINS, RECORDS, ROWS, Covers, Flown, decode_origins, decode_records, decode_rows
 from gateway.buffer.ring import Entry, Found
 from gateway.errors import DecodeError
-from gateway.model import Lane, Origin, RecordKind, Row
+from gateway.model import Lane, Origin, Record, RecordKind, Row
 
 
 class Loose(NamedTuple):
@@ -57,21 +57,16 @@ def sort_out(found: Sequence[Found], stored: Mapping[Lane, int]) -> Recovered:
         except DecodeError:
             damaged += 1
             useless.append(entry)
-    gaps = [each.record for _, flown in records for each in flown if each.record.kind is RecordKind.GAP]
     valid = []
-    for entry, flown in records:
-        left = [
-            each
-            for each in flown
-            if not any(
-                gap.stream == each.record.stream and gap.seq <= each.record.seq <= gap.upto and gap is not each.record
-                for gap in gaps
-            )
-        ]
+    gaps: list[Record] = []
+    for entry, flown in reversed(records):  # the newest first: only what is newer stands for something
+        left = [each for each in flown if not any(_stands_for(gap, each.record) for gap in gaps)]
+        gaps += [each.record for each in left if each.record.kind is RecordKind.GAP]
         if left:
             valid.append((entry, left))
         else:
             useless.append(entry)
+    valid.reverse()
     loose = []
     for each in rows:
         if each.entry.number <= stored.get(each.lane, 0) or any(
@@ -81,3 +76,7 @@ def sort_out(found: Sequence[Found], stored: Mapping[Lane, int]) -> Recovered:
         else:
             loose.append(each)
     return Recovered(valid, loose, origins, useless, damaged)
+
+
+def _stands_for(gap: Record, record: Record) -> bool:
+    return gap.stream == record.stream and gap.seq <= record.seq and record.upto <= gap.upto

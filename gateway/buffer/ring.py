@@ -71,6 +71,8 @@ class Ring:
         self._number = 0
         self._entries: deque[Entry] = deque()  # in order of address, cyclic, starting at the head
         self.used_bytes = 0
+        self.damaged = False
+        """Something was there that cannot be read: no crash does that."""
 
     @property
     def name(self) -> bytes:
@@ -135,6 +137,7 @@ class Ring:
         while (at := memory.find(self._mark, at)) != -1:
             entry = self._read(at)
             if entry is None:
+                self.damaged = True
                 memory[at] = 0  # keeps the invariant: no whole mark without an entry
                 at += 1
             else:
@@ -202,17 +205,21 @@ def open_ring(path: Path, size: int) -> tuple[Ring, Sequence[Found]]:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
+            damaged = False
             old = os.fstat(descriptor).st_size
             if old >= _START:
                 memory = mmap.mmap(descriptor, old)
                 result = recover(memory)
-                if result is not None and result[1]:
+                if result is not None and (result[1] or result[0].damaged):
                     return result
+                damaged = result is None and bool(memory[:].strip(b"\0"))
                 memory.close()
             os.ftruncate(descriptor, 0)
             # without the allocation a full tmpfs would kill us with SIGBUS at some later store
             os.posix_fallocate(descriptor, 0, size)
-            return create(mmap.mmap(descriptor, size)), ()
+            ring = create(mmap.mmap(descriptor, size))
+            ring.damaged = damaged
+            return ring, ()
         finally:
             os.close(descriptor)
     except (OSError, ValueError) as error:

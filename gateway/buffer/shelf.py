@@ -95,8 +95,9 @@ class Shelf:
 
     def offers(self, *, grounded: bool) -> tuple[StreamOffer, ...]:
         """See `Outbox`. Records that are not in the ring are offered only with `grounded`."""
-        sealed = [stream for stream in self.streams.values() if stream.sealed and stream.waiting]
-        sealed.sort(key=lambda stream: stream.lane is Lane.LIVE)  # stable: by age within a lane
+        sealed = [stream for stream in self.streams.values() if stream.sealed and (stream.waiting or stream.kept)]
+        # stable: by age within a lane; last those of which a sink may want something back
+        sealed.sort(key=lambda stream: (not stream.waiting, stream.lane is Lane.LIVE))
         chosen = (*(self.current[lane] for lane in Lane), *sealed[:SEALED_OFFERED])
         return tuple([stream.offer(grounded=grounded) for stream in chosen])
 
@@ -148,16 +149,20 @@ class Shelf:
         rows: Sequence[Entry] = (),
         origins: Sequence[Origin] = (),
         settlings: Sequence[Settling] = (),
+        born_s: float | None = None,
     ) -> None:
-        """Numbers records of one batch and makes them fresh; they enter the ring together, in place of `rows`."""
-        at_ms, now = self.boot_ms(), self._clock.monotonic()
+        """Numbers records of one batch and makes them fresh; they enter the ring together, in place of `rows`.
+
+        `born_s`: from when on it counts how long they are not on disk; None: from now on.
+        """
+        at_ms, born_s = self.boot_ms(), self._clock.monotonic() if born_s is None else born_s
         utc_ms = batching.utc(at_ms, self.clock_state)
         helds = []
         for i, (kind, body, readings) in enumerate(encoded):
             # a message that had to be split is known by its last part: a power cut may repeat it, never lose it
             known = tuple(origins) if i == len(encoded) - 1 else ()
             held = Held(
-                Record(stream.name, stream.lane, stream.next, kind, body, readings, 0, known), at_ms, utc_ms, now
+                Record(stream.name, stream.lane, stream.next, kind, body, readings, 0, known), at_ms, utc_ms, born_s
             )
             held.settlings = tuple(settlings)
             stream.insert(held)
@@ -174,6 +179,11 @@ class Shelf:
             helds[-1].home = home = Home()
             self.ledger.house(origins, home)
         self.memory_bytes += sum([held.bytes for held in helds])
+
+    def report_corruption(self) -> None:
+        """Something was damaged, and nobody knows what was in it: a gap of unknown size in the open stream."""
+        body = msgspec.json.encode(GapBody(GapReason.CORRUPT))
+        self.add(self.current[Lane.LIVE], [batching.Encoded(RecordKind.GAP, body, 0)])
 
     def add_gap(self, stream: Stream, first: int, last: int, body: GapBody) -> None:
         """Puts a gap where nothing is held."""
@@ -243,10 +253,16 @@ class Shelf:
             acked.append(held)
         for held in acked:
             self.kept.add(stream, held.record)
-            home = held.home
-            if home is not None and home.left and self._ring is not None:
-                home.entry = self._ring.put(ORIGINS, encode_origins(self.ledger.known(held.record.origins)))
+            if held.home is not None and held.home.left and self._ring is not None:
+                held.home.entry = self._remember(self._ring, held)
             self._settle(stream, held)
+
+    def _remember(self, ring: Ring, held: Held) -> Entry | None:
+        """The origins of a record that is acked stay in the ring; where that has no room, by way of the record."""
+        entry = ring.put(ORIGINS, encode_origins(self.ledger.known(held.record.origins)))
+        if entry is None and held.flight is not None and held.flight.left == 1:
+            entry, held.flight = held.flight.entry, None
+        return entry
 
     def committed(self, held: Held) -> None:
         """Its row is on disk. It may have been acked while it was written."""
@@ -317,7 +333,7 @@ class Shelf:
             if not run.follows(record.seq):
                 self._give_up(stream, run, gone)
                 run, gone = Run(GapReason.OVERFLOW), []
-            if held.evictable(stream.held):
+            if held.evictable(stream.pinned):
                 run.add(record.seq, record.readings, held.at_ms, held.utc_ms)
                 freed += held.bytes
                 gone.append(held)

@@ -14,7 +14,7 @@ from typing import Final
 from gateway.buffer.gaps import gap_body
 from gateway.buffer.ledger import Home
 from gateway.buffer.ring import Entry
-from gateway.buffer.schema import Disk
+from gateway.buffer.schema import SEQ_MASK, Disk
 from gateway.model import GapReason, Lane, Record, RecordKind
 from gateway.protocol.messages import GapBody, StreamOffer
 
@@ -97,6 +97,8 @@ class Stream:
         self.marks: dict[str, int] = {}
         self.held = 0
         """In flight up to here."""
+        self.fetching = 0
+        """So many are reading it."""
         self.sent = 0
         """Handed out up to here: what lies below keeps its body."""
         self.fresh: dict[int, Held] = {}
@@ -120,6 +122,11 @@ class Stream:
         self.disk = disk if disk is not None and disk.rows else None
         if self.disk is not None:
             self.next = max(self.next, self.disk.last + 1)
+
+    @property
+    def pinned(self) -> int:
+        """Up to here nothing may be given up: it is in flight, or about to be."""
+        return SEQ_MASK if self.fetching else self.held
 
     @property
     def waiting_on_disk(self) -> int:

@@ -17,7 +17,11 @@ from gateway.testing.loop import run
 from tests.buffer.test_ring import Witness
 from tests.buffer.world import ALARM, LIVE, Machine, origin, row
 
-steps = st.lists(st.sampled_from(("row", "rows", "alarm", "message", "close", "fetch", "ack", "split")), max_size=25)
+steps = st.lists(
+    st.sampled_from(("row", "rows", "alarm", "message", "close", "fetch", "ack", "split")), max_size=25
+).filter(
+    lambda script: script.count("split") <= 3  # more fill the ring, and nobody commits here to empty it
+)
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -25,7 +29,7 @@ steps = st.lists(st.sampled_from(("row", "rows", "alarm", "message", "close", "f
 def test_every_row_is_in_the_ring_once_and_what_was_sent_keeps_its_identity(
     tmp_path_factory: pytest.TempPathFactory, script: list[str]
 ) -> None:
-    memory = Witness(1 << 20)
+    memory = Witness(2 << 20)  # has room for two that must be split: what waits for a full ring is its source's
     ring = create(memory)
     accepted: set[int] = set()
     under_way: set[int] = set()
@@ -57,7 +61,11 @@ def test_every_row_is_in_the_ring_once_and_what_was_sent_keeps_its_identity(
         memory.watch = check
         number = packet = 0
         waiting: list[int] = []  # messages are their source's until they are in a record
+        splits = 0
         for step in script:
+            splits += step == "split"
+            if step == "split" and splits > 2:
+                continue
             live = next(offer for offer in buffer.offers() if offer.lane is Lane.LIVE)
             if step in ("row", "rows", "alarm", "split"):
                 count = 5 if step == "rows" else 2 if step == "split" else 1

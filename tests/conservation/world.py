@@ -276,6 +276,7 @@ class World:
 
     def _begin(self, buffer: Buffer) -> None:
         self.buffer = buffer
+        self._started = self.machine.clock.monotonic()
         turn, call = asyncio.Lock(), buffer._committer._call
 
         async def slow(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -359,7 +360,8 @@ class World:
         """The power goes: what is younger than `commit_after`, but for what was settled."""
         now = self.machine.clock.monotonic()
         failing = self.machine.failing or bool(self.buffer._committer.problem)
-        young_s = self.buffer._settings.commit_after + self.buffer._settings.linger + 0.05 + 6 * self.disk_s
+        failing |= now - self._started <= 0.01 + 6 * self.disk_s  # what a crash left is on its way to the disk
+        young_s = self.buffer._settings.commit_after + self.buffer._settings.linger + 0.01 + 6 * self.disk_s
         for number, at in self.promised.items():
             if number not in self.settled and (failing or now - at <= young_s):
                 self.may_be_lost.add(number)

@@ -7,6 +7,7 @@ import os
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import ingest_sqlite
 import meters
@@ -65,8 +66,16 @@ async def websocket_send(readings: int, count: int = 5000) -> tuple[float, float
     return cpu / (count * readings) * 1e5, count / wall
 
 
-async def bridge(broker: Mosquitto, per_second: float, seconds: float) -> list[meters.Usage]:
-    """What each second costs paho and the WebSocket library in one loop: a ready-made frame for each message."""
+class Bridge(NamedTuple):
+    """paho and the WebSocket library in one loop: a ready-made frame for each message, nothing else."""
+
+    used: list[meters.Usage]
+    """In each second."""
+    latencies_ms: list[float]
+
+
+async def bridge(broker: Mosquitto, per_second: float, seconds: float) -> Bridge:
+    """What the libraries cost and how long they take, at this pace."""
     count = int(per_second * seconds)
     made = iter(frames(count, 2))
     loop = asyncio.get_running_loop()
@@ -106,10 +115,11 @@ async def bridge(broker: Mosquitto, per_second: float, seconds: float) -> list[m
         await asyncio.sleep(0.5)
         used = await meters.by_the_second(os.getpid(), seconds - 1)
         await ended.wait()
-        await said
+        sent = (await said)["sent"]
+        arrived = [at for at, _, _ in await sink.ask()]
         reader.cancel()
         client.disconnect()
-    return used
+    return Bridge(used, [(there - here) * 1000 for here, there in zip(sent, arrived, strict=True)])
 
 
 def sqlite_insert(per_commit: int, readings: int = 100_000) -> float:

@@ -104,6 +104,7 @@ name = "plant-net"
 kind = "modbus-tcp"
 host = "127.0.0.1"
 tcp_port = {machine.port}
+timeout = "5s"
 
 [[device]]
 name = "inverter"
@@ -130,6 +131,7 @@ name = "rs485"
 kind = "modbus-rtu"
 port = "{machine.pty.path}"
 baud_rate = 19200
+timeout = "5s"
 
 [[device]]
 name = "meter"

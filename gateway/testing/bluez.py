@@ -51,14 +51,15 @@ class PrivateBus:
         config, socket = self._folder / "bus.conf", self._folder / "bus"
         socket.unlink(missing_ok=True)
         config.write_text(_CONFIG.format(socket=socket))
-        self._daemon = await asyncio.create_subprocess_exec(
-            "dbus-daemon", f"--config-file={config}", "--nofork", "--nopidfile", "--print-address=1",
-            stdout=asyncio.subprocess.PIPE,
-        )  # fmt: skip
+        with (self._folder / "bus.log").open("ab") as log:
+            self._daemon = await asyncio.create_subprocess_exec(
+                "dbus-daemon", f"--config-file={config}", "--nofork", "--nopidfile", "--print-address=1",
+                stdout=asyncio.subprocess.PIPE, stderr=log,
+            )  # fmt: skip
         assert self._daemon.stdout is not None
         async with asyncio.timeout(_START_S):
             if not await self._daemon.stdout.readline():
-                raise RuntimeError("dbus-daemon did not start")
+                raise RuntimeError(f"dbus-daemon did not start: see {self._folder / 'bus.log'}")
 
     async def stop(self) -> None:
         if self._daemon is not None and self._daemon.returncode is None:

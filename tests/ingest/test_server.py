@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import ssl
+import threading
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -108,30 +109,25 @@ def test_a_store_that_falls_behind_narrows_the_window_and_opens_it_again(
         s = stream_id()
         async with cloud(tmp_path) as server, gateway(server) as g:
             await g.hello(s)
-            release = asyncio.Event()
-            held = asyncio.create_task(
-                server.committer.call(lambda: asyncio.run_coroutine_threadsafe(release.wait(), loop).result())
-            )
-            for seq in range(1, 21):
-                await g.batch(s, seq)
-            await until(lambda: server.committer.waiting > 10)
-            release.set()
+            await g.batch(s, 1)
+            await g.acked(s, 1)  # the session asks the store for nothing more of its own
+            release = threading.Event()
+            held = asyncio.create_task(server.committer.call(release.wait, 60.0))
+            try:
+                for seq in range(2, 22):
+                    await g.batch(s, seq)
+                await until(lambda: server.committer.waiting > 10)
+            finally:
+                release.set()
             await held
             assert (await g.expect("flow"))["window"]["batches"] == 4
             assert "window" in await g.expect("flow")
-            await g.batch(s, 21)
-            await g.acked(s, 21)
-
-    loop: Any = None
-
-    async def main() -> None:
-        nonlocal loop
-        loop = asyncio.get_running_loop()
-        await test()
+            await g.batch(s, 22)
+            await g.acked(s, 22)
 
     for place in ("committer", "server"):
         monkeypatch.setattr(f"gateway.ingest.{place}.MAX_GROUP", 3)
-    run(main())
+    run(test())
 
 
 def test_poison_does_not_block_its_lane(tmp_path: Path) -> None:

@@ -91,6 +91,8 @@ class Carrier:
         self._due = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._results_due = False
+        self._unreadable: set[str] = set()
+        """Streams that are left out until the disk is asked again."""
         self._retiring: tuple[str, float] | None = None
         self._tasks: asyncio.TaskGroup
 
@@ -217,11 +219,10 @@ class Carrier:
             while (fetch := self._want()) is not None:
                 try:
                     records = await self._outbox.fetch(fetch.stream, fetch.seq, fetch.max_bytes)
-                except StoreError as error:  # the buffer has turned what is lost into a gap
-                    _log.warning("reading the buffer: %s", error)
-                    await asyncio.sleep(READ_AGAIN_S)
+                    await self._perform(self.session.fetched(fetch, records, self._clock.monotonic()))
+                except StoreError:  # the buffer says so, and turns what is lost into a gap
+                    self._leave_out(fetch.stream)
                     continue
-                await self._perform(self.session.fetched(fetch, records, self._clock.monotonic()))
                 if self._link.full:
                     await self._drain(self._link)
             if self._retiring is not None:
@@ -238,8 +239,18 @@ class Carrier:
                 self._outbox.close(lane)
         if not news:
             self._wake.clear()  # what was closed here is among the offers below: it need not wake us again
-        session.update(self._outbox.offers())
+        session.update([offer for offer in self._outbox.offers() if offer.stream not in self._unreadable])
         return session.want()
+
+    def _leave_out(self, stream: str) -> None:
+        """The disk does not give it: the others go on, above all those that are in memory."""
+
+        def again() -> None:
+            self._unreadable.discard(stream)
+            self._wake.set()
+
+        self._unreadable.add(stream)
+        asyncio.get_running_loop().call_later(READ_AGAIN_S, again)
 
     async def _drain(self, link: Link) -> None:
         try:

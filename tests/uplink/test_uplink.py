@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 
 import pytest
 
-from gateway.model import Lane, Outcome, Result
+from gateway.errors import StoreError
+from gateway.model import Lane, Outcome, Record, Result
 from gateway.testing.relay import Relay
 from gateway.uplink.config import Endpoint, Standby
 from tests.uplink.house import running, state_of, trouble_of, until
@@ -363,5 +365,31 @@ def test_without_endpoints_it_waits_and_takes_nothing() -> None:
             await asyncio.sleep(0.05)
             assert uplink.status()["active"] is None
             assert not outbox.up
+
+    asyncio.run(main())
+
+
+def test_a_backlog_that_the_disk_does_not_give_holds_up_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        outbox = MemoryOutbox()
+        outbox.put("old")
+        outbox.seal(Lane.LIVE)
+        (backlog,) = outbox.sealed
+        fetch, broken = outbox.fetch, True
+
+        async def failing(stream: str, seq: int, max_bytes: int) -> Sequence[Record]:
+            if broken and stream == backlog:
+                raise StoreError("disk I/O error")
+            return await fetch(stream, seq, max_bytes)
+
+        monkeypatch.setattr(outbox, "fetch", failing)
+        async with Sink(Store()) as sink, running(outbox, endpoint(sink.port, "a")):
+            await until(lambda: outbox.up)
+            for number in range(20):
+                outbox.put(number)
+            await until(lambda: sink.store.rows() == list(range(20)))
+            broken = False
+            await until(lambda: not outbox.unacked())
+            assert sink.store.rows()[-1] == "old"
 
     asyncio.run(main())

@@ -50,6 +50,8 @@ class _Unit:
         self.state = UnitState.STARTING
         self.since = now
         self.connector: Connector | None = None
+        self.ended: asyncio.Future[None]
+        """Done when this connector's life is."""
         self.beat_before: float | None = None
         self.emitting = 0
         """Calls of `emit` that have not returned."""
@@ -110,7 +112,15 @@ class Supervisor:
         if unit.connector is None:
             why = f": {unit.last_error}" if unit.last_error else ""
             raise CommandError(Outcome.UNAVAILABLE, f'bus "{unit.name}" is {unit.state}{why}')
-        return await unit.connector.execute(write)
+        doing = asyncio.create_task(unit.connector.execute(write), name=f"write {write.device}")
+        try:
+            await asyncio.wait((doing, unit.ended), return_when=asyncio.FIRST_COMPLETED)
+            if doing.done():
+                return doing.result()
+        finally:
+            doing.cancel()
+            await asyncio.gather(doing, return_exceptions=True)
+        raise CommandError(Outcome.UNKNOWN, f'bus "{unit.name}" failed in mid-write: {unit.last_error}')
 
     def status(self) -> dict[str, Json]:
         """Unit → how it fares, with its connector's own words under `bus`."""
@@ -142,6 +152,7 @@ class Supervisor:
         task = asyncio.current_task()
         assert task is not None, "a coroutine runs in a task"
         try:
+            unit.ended = asyncio.get_running_loop().create_future()
             unit.connector = unit.build()
             unit.become(UnitState.RUNNING, self._clock.monotonic())
             await unit.connector.run(self._patient(unit, emit))
@@ -156,6 +167,7 @@ class Supervisor:
         finally:
             stable.cancel()
             unit.connector = unit.beat_before = None
+            unit.ended.set_result(None)
         if task.cancelling():
             raise asyncio.CancelledError  # it swallowed ours
         return self._fault(unit, "it ended without being told to")

@@ -299,3 +299,21 @@ def test_status_shows_the_connectors_own_words_and_survives_a_connector_that_has
             assert supervisor.status()["mute"]["bus"] == {"error": "RuntimeError: not now"}
 
     run(main())
+
+
+def test_a_write_ends_with_the_connector_that_was_at_it() -> None:
+    async def main() -> None:
+        class Dies(Bus):
+            async def execute(self, write: Write) -> Value | None:
+                await asyncio.Event().wait()  # its answer would have come through `run`
+                return None
+
+        supervisor = supervised(a=Dies((5, LinkError("unplugged"))))
+        async with running(supervisor):
+            await asyncio.sleep(1)
+            async with asyncio.timeout(10):
+                with pytest.raises(CommandError, match="unplugged") as caught:
+                    await supervisor.execute(Write("a-meter", "p", 1.0))
+            assert caught.value.outcome is Outcome.UNKNOWN, "it may have been carried out"
+
+    run(main())

@@ -174,7 +174,9 @@ class Streams:
         for stream, mark in marks.items():
             self._streams.setdefault(stream, _Stream(mark))
         excess = len(self._streams) - MAX_STREAMS
-        idle = [name for name, s in self._streams.items() if s.pending == s.committed and name not in marks]
+        # what failed once stays: a session may not have been told yet that its records came to nothing
+        rest = [name for name, s in self._streams.items() if s.pending == s.committed and not s.attempt]
+        idle = [name for name in rest if name not in marks]
         for name in idle[: max(0, excess)]:
             del self._streams[name]
 

@@ -301,6 +301,15 @@ def test_streams_at_rest_are_put_out_of_memory_and_found_again() -> None:
     assert f"{MAX_STREAMS + 9:032x}" in streams
 
 
+def test_a_stream_whose_group_failed_is_not_put_out_before_its_session_was_told() -> None:
+    streams = Streams()
+    session = welcomed({S: Mark(4)}, streams)
+    streams.failed(entries(session.receive(batch(5))))
+    for i in range(MAX_STREAMS + 10):
+        streams.learn({f"{i:032x}": Mark(1)})
+    assert sent(session.flush()) == [Nack(stream=S, expected=5, reason="not stored")], "no ack of what nobody has"
+
+
 @pytest.mark.parametrize(
     "record",
     [

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.connectors.ble.config import BLE, BleBus, BleDevice
+from gateway.connectors.ble.sensor import Sensor
 from gateway.settings import read
 
 from .conftest import bus, device
@@ -89,3 +90,11 @@ def test_two_devices_with_one_address_are_warned_of() -> None:
     assert BLE.check is not None
     (warning,) = BLE.check(bus(), [device("a", "F0:F1:F2:F3:F4:F5"), device("b", "f0:f1:f2:f3:f4:f5")])
     assert "same address" in warning
+
+
+@pytest.mark.parametrize("points", [{}, {"points": "auto"}, {"points": []}])
+def test_auto_is_said_as_everywhere(points: dict[str, Any]) -> None:
+    found, mistakes = read(BleDevice, {"name": "d", "bus": "b", "address": "A4:C1:38:8D:18:B2", **points})
+    assert found is not None, mistakes
+    assert found.named == ()
+    assert Sensor(found, lambda *_: None, 0.0).listens

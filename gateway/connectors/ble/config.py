@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from gateway.connectors.base import Connect, Kind, Tools
 from gateway.connectors.ble import gatt
@@ -111,15 +111,32 @@ class BleDevice(Device, frozen=True, kw_only=True):
         Duration | None, Key("without news for this long its points are bad:stale, where they say nothing else")
     ] = None
     connect: Annotated[ConnectTable | None, Key("connect to it", example='{ mode = "poll", interval = "5m" }')] = None
-    points: Annotated[tuple[BlePoint, ...], Key("without any, all quantities of its advertisements are passed on")] = ()
+    points: Annotated[
+        Literal["auto"] | tuple[BlePoint, ...], Key("auto: all quantities of its advertisements are passed on")
+    ] = "auto"
+
+    @property
+    def named(self) -> tuple[BlePoint, ...]:
+        """The points that the configuration names; none with `auto`."""
+        return () if self.points == "auto" else self.points
+
+    @property
+    def characteristics(self) -> tuple[BlePoint, ...]:
+        """Of the named points those that the device must be connected for."""
+        return tuple(point for point in self.named if point.characteristic)
+
+    @property
+    def advertised(self) -> tuple[BlePoint, ...]:
+        """The other ones."""
+        return tuple(point for point in self.named if not point.characteristic)
 
     def mistakes(self) -> Iterable[Mistake]:
         yield from super().mistakes()
-        yield from name_mistakes(self.points)
-        for place, point in enumerate(self.points):
+        yield from name_mistakes(self.named)
+        for place, point in enumerate(self.named):
             if point.characteristic and self.connect is None and point.write is None:
                 yield Mistake(("points", place, "characteristic"), "a characteristic needs `connect` (or `write`)")
-        if self.connect is not None and not any(point.characteristic for point in self.points):
+        if self.connect is not None and not self.characteristics:
             yield Mistake(("connect",), "nothing to connect for: no point has a `characteristic`")
 
     def stays_connected(self) -> bool:
@@ -135,7 +152,7 @@ KEEP_LINK_BELOW_S: Final = 60.0
 def _check(bus: BleBus, devices: Sequence[BleDevice]) -> Sequence[str]:
     warnings = []
     staying = [device.name for device in devices if device.stays_connected()]
-    others = any(point.characteristic for device in devices if not device.stays_connected() for point in device.points)
+    others = any(device.characteristics for device in devices if not device.stays_connected())
     if len(staying) + others > bus.max_connections:
         warnings.append(
             f"{', '.join(staying)} stay connected, and max_connections is {bus.max_connections}:"
@@ -155,11 +172,11 @@ def _check(bus: BleBus, devices: Sequence[BleDevice]) -> Sequence[str]:
 def _plan(bus: BleBus, devices: Sequence[BleDevice]) -> Sequence[str]:
     lines = []
     for device in devices:
-        heard = [point.name for point in device.points if not point.characteristic]
+        heard = [point.name for point in device.advertised]
         if device.connect is None or heard:
             lines.append(f"{device.name}: listens for {', '.join(heard) or 'everything that it advertises'}")
         if device.connect is not None:
-            read = [point.name for point in device.points if point.characteristic]
+            read = [point.name for point in device.characteristics]
             lines.append(f"{device.name}: connects ({device.connect.mode.value}) for {', '.join(read)}")
     return lines
 

@@ -58,7 +58,7 @@ class BleConnector:
         self._sessions = {
             device.address.upper(): Session(device, airtime, tools, self._put, rng)
             for device in devices
-            if any(point.characteristic for point in device.points)
+            if device.characteristics
         }
         self._watchdog = Watchdog(bus.silence, restart_spacing_s)
         self._passive = bus.scan_mode is not ScanMode.ACTIVE
@@ -226,7 +226,7 @@ class BleConnector:
         device = self._devices.get(write.device)
         if device is None:
             raise CommandError(Outcome.UNSUPPORTED, f"there is no device {write.device} on {self._bus.name}")
-        point = next((point for point in device.points if point.name == write.point), None)
+        point = next((point for point in device.named if point.name == write.point), None)
         if point is None or not point.characteristic:
             raise CommandError(Outcome.UNSUPPORTED, f"{write.device} has no characteristic {write.point}")
         if point.write is None:

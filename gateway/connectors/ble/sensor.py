@@ -25,8 +25,8 @@ class Sensor:
         self._device = device
         # of a device that is connected to, the session tells how it is; two voices would contradict each other
         self._report = report if device.connect is None else _nobody
-        self._wanted = tuple(point.name for point in device.points if not point.characteristic)
-        self.listens = bool(self._wanted) or not device.points
+        self._wanted = tuple(point.name for point in device.advertised)
+        self.listens = bool(self._wanted) or not device.named
         """False: only its characteristics are of interest."""
         self._thinning = Thinning(device.min_interval)
         self._points = self._wanted

@@ -64,7 +64,7 @@ class Session:
         self, device: BleDevice, airtime: Airtime, tools: Tools, out: Callable[[Sample], None], rng: random.Random
     ) -> None:
         self.device = device
-        self._points = tuple(point for point in device.points if point.characteristic)
+        self._points = device.characteristics
         self._formats = {point.name: point.format() for point in self._points}
         self._airtime = airtime
         self._tools = tools

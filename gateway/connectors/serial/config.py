@@ -40,7 +40,9 @@ class SerialBus(SerialSettings, frozen=True, kw_only=True):
 
     frame: Annotated[Frame, Key("how the line is cut into frames")] = Frame()
     encoding: Annotated[str, Key("of the text on the line")] = "utf-8"
-    reply_timeout: Annotated[Duration, Key("a write without its reply ends as `unknown` after", min=0.01)] = 2.0
+    write_timeout: Annotated[
+        Duration, Key("a write is `unknown` when its reply has not come after", min=0.01, alias=("reply_timeout",))
+    ] = 2.0
 
     def mistakes(self) -> Iterable[Mistake]:
         try:
@@ -90,6 +92,11 @@ class SerialDevice(Device, frozen=True, kw_only=True):
         Key(f"auto: every named group, every number of the JSON (at most {MAX_AUTO_POINTS}), the usual NMEA sentences"),
     ] = "auto"
 
+    @property
+    def named(self) -> tuple[SerialPoint, ...]:
+        """The points that the configuration names; none with `auto`."""
+        return () if self.points == "auto" else self.points
+
     def mistakes(self) -> Iterator[Mistake]:
         yield from _expression("match", self.match)
         broken = list(_expression("pattern", self.pattern))
@@ -98,17 +105,15 @@ class SerialDevice(Device, frozen=True, kw_only=True):
             yield Mistake(("pattern",), "`pattern` and format regex belong together")
         elif self.pattern and not broken:
             yield from self._groups(set(re.compile(self.pattern).groupindex))
-        if self.points == "auto":
-            return
-        yield from name_mistakes(self.points)
-        for i, point in enumerate(self.points):
+        yield from name_mistakes(self.named)
+        for i, point in enumerate(self.named):
             if self.format == "nmea" and bool(point.sentence) != bool(point.field):
                 yield Mistake(("points", i), "`sentence` and `field` belong together")
 
     def _groups(self, groups: set[str]) -> Iterator[Mistake]:
         if not groups:
             yield Mistake(("pattern",), "no named group, as (?P<temperature>[-0-9.]+)")
-        for i, point in enumerate(() if self.points == "auto" else self.points):
+        for i, point in enumerate(self.named):
             if (point.group or point.name) not in groups and not point.command:
                 yield Mistake(("points", i), f"`pattern` has no group {point.group or point.name!r}")
 
@@ -133,7 +138,7 @@ def _check(bus: SerialBus, devices: Sequence[SerialDevice]) -> list[str]:
             others = ", ".join(each.name for each in devices[number + 1 :])
             found.append(f"{device.name} takes every frame, nothing is left for {others}; give it a `match`")
     for device in devices:
-        for point in () if device.points == "auto" else device.points:
+        for point in device.named:
             if point.write is not None and not point.reply:
                 found.append(f"{device.name}.{point.name}: without `reply` the outcome of every write is `unknown`")
     return found

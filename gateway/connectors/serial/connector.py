@@ -59,11 +59,7 @@ class SerialConnector:
         self._tools = tools
         self._readers = [Reader(device) for device in devices]
         self._tallies = {device.name: _Tally() for device in devices}
-        self._points = {
-            (device.name, point.name): point
-            for device in devices
-            for point in (() if device.points == "auto" else device.points)
-        }
+        self._points = {(device.name, point.name): point for device in devices for point in device.named}
         for reader in self._readers:
             self._tallies[reader.device.name].seen = dict.fromkeys(reader.known)
         self._start = re.compile(bus.frame.start) if bus.frame.start else None
@@ -234,9 +230,9 @@ class SerialConnector:
 
     async def _confirmed(self, reply: _Reply) -> None:
         try:
-            done, _ = await asyncio.wait([reply.came], timeout=self._bus.reply_timeout)
+            done, _ = await asyncio.wait([reply.came], timeout=self._bus.write_timeout)
         finally:
-            reply.late_until = self._tools.clock.monotonic() + self._bus.reply_timeout
+            reply.late_until = self._tools.clock.monotonic() + self._bus.write_timeout
         if not done:
             raise CommandError(Outcome.UNKNOWN, "sent, but no reply came")
         if reply.came.cancelled():

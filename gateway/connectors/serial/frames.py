@@ -13,7 +13,7 @@ from typing import NamedTuple
 from gateway.codec.document import decode_json
 from gateway.codec.path import ABSENT, Path, Step, leaves, text_of
 from gateway.connectors.serial import nmea
-from gateway.connectors.serial.config import MAX_AUTO_POINTS, SerialDevice, SerialPoint
+from gateway.connectors.serial.config import MAX_AUTO_POINTS, SerialDevice
 from gateway.connectors.serial.scalars import scalar
 from gateway.errors import DecodeError
 from gateway.model import Json, Value
@@ -37,7 +37,7 @@ class Reader:
         self._match = re.compile(device.match) if device.match else None
         self._pattern = re.compile(device.pattern)
         self._auto = device.points == "auto"
-        self._points: tuple[SerialPoint, ...] = () if device.points == "auto" else device.points
+        self._points = device.named
         self._ready_names = {point.name for point in self._points if not point.sentence}
         self._paths = [(point.name, Path.of(point.path or _quoted(point.name))) for point in self._points]
         self._names: dict[tuple[Step, ...], str] = {}

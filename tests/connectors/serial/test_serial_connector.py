@@ -367,7 +367,7 @@ def test_a_write_without_a_reply_is_unknown(wire: Wire) -> None:
 
 def test_the_late_reply_to_one_write_never_confirms_the_next(wire: Wire) -> None:
     async def scenario() -> None:
-        bench = Bench(wire, [WRITABLE], reply_timeout="1s")
+        bench = Bench(wire, [WRITABLE], write_timeout="1s")
         async with bench.running():
             await wire.send(b"\n")
             given_up = asyncio.create_task(bench.connector.execute(Write("heater", "setpoint", 20)))

@@ -120,7 +120,7 @@ class Rig:
 name = "broker"
 kind = "mqtt"
 host = "127.0.0.1"
-port = {broker.port}
+tcp_port = {broker.port}
 client_id = "bench"
 
 [[device]]

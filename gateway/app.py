@@ -90,7 +90,7 @@ class App:
     def _add(self, entry: BusConfig) -> None:
         connect = registry.load(entry.kind)
         beat, report = partial(self._supervisor.beat, entry.name), partial(self._devices.report, entry.name)
-        tools = Tools(self._clock, self._buffer.ledger, beat, report)
+        tools = Tools(self._clock, self._buffer.ledger, beat, report, self._buffer.hurry)
 
         def build() -> Connector:
             return connect(entry.bus, entry.devices, tools)

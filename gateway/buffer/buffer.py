@@ -375,7 +375,7 @@ class Buffer:
     # ── when ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def hurry(self) -> None:
-        """What waits is committed now."""
+        """What waits is committed now: a source would be held back."""
         self._close_all = True
         self._committer.hurry()
 

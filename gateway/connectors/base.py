@@ -65,6 +65,8 @@ class Tools(NamedTuple):
     `emit`. The watchdog believes it."""
     report: Callable[[str, DeviceState, str], None]
     """`report(device, state, why)`: for status and the log; call it on every change, repeated calls are free."""
+    hurry: Callable[[], None] = lambda: None
+    """My source sends no more before it has acknowledgements: what was emitted goes to disk now."""
 
 
 class Connector(Protocol):

@@ -92,6 +92,7 @@ class Rig:
         self.store = Store()
         self.reports: list[tuple[str, DeviceState, str]] = []
         self.beats = 0
+        self.hurry: Callable[[], None] = lambda: None
         self.options: dict[str, Any] = {"client_id": "gw"}
         self._publisher: mqtt.Client | None = None
 
@@ -100,7 +101,10 @@ class Rig:
         return MqttConnector(parsed(MqttBus, raw), [device(**each) for each in devices], self.tools())
 
     def tools(self) -> Tools:
-        return Tools(SystemClock(), self.store, self._beat, lambda *report: self.reports.append(report))
+        return Tools(SystemClock(), self.store, self._beat, lambda *report: self.reports.append(report), self._hurry)
+
+    def _hurry(self) -> None:
+        self.hurry()
 
     def _beat(self, seconds: float) -> None:
         self.beats += 1

@@ -51,6 +51,35 @@ def test_nothing_is_acknowledged_before_it_is_settled(rig: Rig, version: str, wi
 
 
 @pytest.mark.parametrize("version", ["3.1.1", "5"])
+def test_when_half_a_window_waits_the_buffer_is_asked_to_hurry(rig: Rig, version: str) -> None:
+    """The broker holds a thousand messages beyond its window and drops the rest."""
+
+    async def scenario() -> None:
+        rig.store.settle_at_once = False
+        hurries = 0
+
+        def hurry() -> None:
+            nonlocal hurries
+            hurries += 1
+            rig.store.settle()
+
+        rig.hurry = hurry
+        connector = rig.connector(PLANT, version=version)
+        async with rig.running(connector):
+            for n in range(9):
+                await rig.publish("plant/boiler", f'{{"n": {n}}}')
+            await eventually(lambda: len(rig.store.samples) == 9, "less than half a window")
+            await asyncio.sleep(0.2)
+            assert hurries == 0
+            for n in range(9, 100):
+                await rig.publish("plant/boiler", f'{{"n": {n}}}')
+            await eventually(lambda: rig.store.values() == list(range(100)), "all of them, by hurrying alone")
+            assert 0 < hurries <= 20
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("version", ["3.1.1", "5"])
 def test_what_was_received_but_not_handed_over_comes_again_and_is_emitted_once(rig: Rig, version: str) -> None:
     async def scenario() -> None:
         rig.store.gate.clear()

@@ -32,7 +32,7 @@ from gateway.connectors.base import Emit, Tools
 from gateway.connectors.mqtt.acks import Acks
 from gateway.connectors.mqtt.config import MqttBus, MqttDevice
 from gateway.connectors.mqtt.frames import Publish
-from gateway.connectors.mqtt.link import Link, Session, connected
+from gateway.connectors.mqtt.link import Link, Session, connected, subscriptions
 from gateway.connectors.mqtt.mapping import Mapper, publication
 from gateway.errors import CommandError, LinkError
 from gateway.model import Json, Origin, Outcome, Sample, Value, Write
@@ -45,6 +45,10 @@ _HELD_POLL_S = 0.05
 """How often the ledger is asked for messages that an earlier connection handed over: one group commit apart."""
 _HELD_BACK_S = 5.0
 """Without an acknowledgement for this long the broker is held back: somebody should know."""
+_USUAL_WINDOW = 20
+"""A broker may send less ahead than we would take: mosquitto's default, whatever was agreed."""
+_PATIENCE_S = 0.05
+"""Half of that waits and nothing moves for so long: it is not left to the acks of the uplink."""
 _KEPT_REJECTS = 5
 _MOST_TOLD = 100
 """Different reasons in the log of one connection; all are counted."""
@@ -70,6 +74,7 @@ class MqttConnector:
         self._told: set[str] = set()
         self._refused: dict[str, str] = {}
         self._held_back = False
+        self._patience: asyncio.TimerHandle | None = None
 
     # --- the contract of a connector
 
@@ -87,6 +92,7 @@ class MqttConnector:
                 try:
                     await self._pump(link, emit)
                 except LinkError:
+                    self._tools.beat(_BEAT_S + self._bus.connect_timeout)
                     failure = await link.diagnosed()
                 finally:
                     ticks.cancel()
@@ -153,7 +159,9 @@ class MqttConnector:
 
     async def _connect(self, client_id: str) -> Link:
         bus = self._bus
-        self._tools.beat(_BEAT_S + 3 * bus.connect_timeout)
+        # in the newest version, in the older one, and so many subscriptions; each within its time
+        steps = 2 + subscriptions(len(self._mapper.filters))
+        self._tools.beat(_BEAT_S + steps * bus.connect_timeout)
         self._link, session = await connected(bus, client_id, True, self._tools.clock.boot_ns)
         self._acks = Acks(self._tools.ledger, self._session_id)
         self._acks.connected(session.present, self._now())
@@ -204,7 +212,20 @@ class MqttConnector:
                 await emit(samples)
                 continue
             self._acks.emitted(origins, self._now())
+            self._bear()
             await emit(samples, settled=partial(self._settled, link, origins))
+
+    def _bear(self) -> None:
+        """Brokers drop what they cannot send: when half of what they send ahead waits, it shall not wait for long."""
+        if self._patience is None and self._acks.waiting * 2 >= min(self._bus.receive_maximum, _USUAL_WINDOW):
+            self._patience = asyncio.get_running_loop().call_later(_PATIENCE_S, self._hurry)
+
+    def _hurry(self) -> None:
+        self._patience = None
+        if self._acks.stalled_s(self._now()) >= _PATIENCE_S:
+            self._tools.hurry()
+        else:
+            self._bear()
 
     def _settled(self, link: Link, origins: list[Origin]) -> None:
         now = self._now()

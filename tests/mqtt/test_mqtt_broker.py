@@ -100,6 +100,21 @@ def test_a_broker_that_says_taken_over_is_quoted(rig: Rig) -> None:
     run(scenario)
 
 
+def test_the_watchdog_is_promised_as_much_time_as_connecting_and_the_post_mortem_may_take(rig: Rig) -> None:
+    async def scenario() -> None:
+        promised: list[float] = []
+        rig._beat = promised.append  # type: ignore[method-assign]
+        connector = rig.connector(*[{"name": f"d{i}", "topic": f"t/{i}"} for i in range(250)], connect_timeout="60s")
+        async with rig.running(connector) as task:
+            assert promised[0] >= (2 + 3) * 60  # two versions, three packets of subscriptions
+            await asyncio.to_thread(rig.broker.stop)
+            await eventually(task.done, "it ended")
+            assert isinstance(task.exception(), LinkError)
+            assert promised[-1] >= 60
+
+    run(scenario)
+
+
 @pytest.mark.parametrize("version", ["3.1.1", "5"])
 def test_tls_and_password(tmp_path: Path, version: str) -> None:
     authority = trustme.CA()

@@ -38,6 +38,8 @@ from gateway.errors import DecodeError, LinkError
 _MAX_INBOX = 2_000
 _MAX_INBOX_BYTES = 8_388_608  # 8 MiB: a few of the largest messages, or thousands of the usual ones
 """Above either the socket is not read: the broker keeps what it has for us."""
+_FILTERS = 100
+"""Of one subscription: brokers limit the size of a packet."""
 _UNSUPPORTED_VERSION = "Unsupported protocol version"
 _TAKEN_OVER = "Session taken over"
 
@@ -135,8 +137,8 @@ class Link(asyncio.Protocol):
     async def subscribe(self, filters: Sequence[str], qos: int) -> dict[str, str]:
         """Returns the filters that the broker refused, with its reason."""
         refused: dict[str, str] = {}
-        for i in range(0, len(filters), 100):  # brokers limit the filters of one packet
-            some = filters[i : i + 100]
+        for i in range(0, len(filters), _FILTERS):
+            some = filters[i : i + _FILTERS]
             answer: asyncio.Future[list[ReasonCode]] = self._loop.create_future()
             if self._options.five:
                 # what is retained comes with a new subscription only, not at each reconnect
@@ -372,6 +374,11 @@ def _context(bus: MqttBus) -> ssl.SSLContext | None:
     if bus.tls.certfile is not None:
         context.load_cert_chain(bus.tls.certfile, bus.tls.keyfile)
     return context
+
+
+def subscriptions(filters: int) -> int:
+    """How many packets, each answered within `connect_timeout`, so many filters take."""
+    return -(-filters // _FILTERS)
 
 
 async def connected(bus: MqttBus, client_id: str, persistent: bool, boot_ns: Callable[[], int]) -> tuple[Link, Session]:

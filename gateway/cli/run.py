@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 _PRIORITY = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 """Python level → syslog priority, sd-daemon(3)."""
 
+_BEGIN = "config.example.toml shows what it may say, `--config FILE` names another, `gateway demo` needs none"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-c", "--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="[%(default)s]")
@@ -39,6 +41,8 @@ def main(arguments: argparse.Namespace) -> int:
 
     report = check(arguments.config, os.environ)
     if report.config is None:
+        if _missing(arguments.config):
+            raise ConfigError((_marked(f"{arguments.config}: there is no such file; {_BEGIN}", logging.ERROR),))
         raise ConfigError(tuple(_marked(str(problem), logging.ERROR) for problem in report.mistakes))
     config = report.config
     set_up_logging(arguments.log_level or config.gateway.log_level)
@@ -52,6 +56,16 @@ def main(arguments: argparse.Namespace) -> int:
         log.error("%s", error)
         return EXIT_CONFIG if isinstance(error, ConfigError) else EXIT_FAILED
     return 0
+
+
+def _missing(path: Path) -> bool:
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False  # it may be there: `check` says what is in the way
+    return False
 
 
 async def _until_told(config: Config) -> None:

@@ -266,3 +266,10 @@ def test_in_the_journal_each_line_has_its_priority_and_in_a_terminal_beside_it_n
     bad = folder / "bad.toml"
     bad.write_text("x = 1\n")
     assert gateway("run", "-c", bad, env={"JOURNAL_STREAM": "1:2"}).err.startswith(str(bad))
+
+
+def test_without_a_configuration_it_says_in_one_line_where_to_begin(tmp_path: Path) -> None:
+    done = gateway("run", "--config", tmp_path / "none" / "config.toml")
+    assert (done.code, len(done.err.splitlines())) == (78, 1)
+    assert "there is no such file; config.example.toml shows" in done.err
+    assert "`gateway demo`" in done.err

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 from gateway.errors import GatewayError
+from gateway.testing.process import end_with_parent
 
 _POLL_S = 0.02
 
@@ -38,6 +39,7 @@ class Child:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "gateway", *self._arguments,
                 stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output, env=self._environment,
+                preexec_fn=end_with_parent,
             )  # fmt: skip
 
     async def wait(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -32,8 +33,8 @@ def main(arguments: argparse.Namespace) -> int:
     folder = Path(tempfile.mkdtemp(prefix="gw-demo-", dir="/tmp"))
     try:
         return asyncio.run(_demo(folder, arguments))
-    except KeyboardInterrupt:
-        return 0
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        return 130 if arguments.outage else 0  # the proof was not taken; without --outage this is how it ends
     finally:
         if arguments.keep:
             print(f"files are in {folder}")
@@ -42,6 +43,9 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 async def _demo(folder: Path, arguments: argparse.Namespace) -> int:
+    task = asyncio.current_task()
+    assert task is not None, "a coroutine runs in a task"
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     console = Console(highlight=False)
     live = console.is_terminal and not arguments.plain
     told = Told((lambda _: None) if live else print)

@@ -17,6 +17,8 @@ from typing import Any, Final
 from dbus_fast import Message, MessageType, Variant
 from dbus_fast.aio import MessageBus
 
+from gateway.testing.process import end_with_parent
+
 _CONFIG: Final = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
 <busconfig><type>system</type><listen>unix:path={socket}</listen><auth>EXTERNAL</auth>
@@ -54,7 +56,7 @@ class PrivateBus:
         with (self._folder / "bus.log").open("ab") as log:
             self._daemon = await asyncio.create_subprocess_exec(
                 "dbus-daemon", f"--config-file={config}", "--nofork", "--nopidfile", "--print-address=1",
-                stdout=asyncio.subprocess.PIPE, stderr=log,
+                stdout=asyncio.subprocess.PIPE, stderr=log, preexec_fn=end_with_parent,
             )  # fmt: skip
         assert self._daemon.stdout is not None
         async with asyncio.timeout(_START_S):

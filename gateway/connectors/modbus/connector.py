@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 
 _QUEUE_MAX = 64
 """Commands that wait; the next one is refused as unavailable. At 50 ms each these take 3 s."""
+_LAST_ANSWER_S = 1.0
+"""Beyond the timeout: for the wire, and for the buffer to take the answer."""
 _BEAT_S = 30.0
 _REFUSED_S = 3600.0
 """A point that the device refuses for good is asked for again so often: firmware may be updated, a map corrected."""
@@ -83,6 +85,7 @@ class ModbusConnector:
         self._late: dict[int, int] = {}
         self._waiting: deque[_Waiting] = deque()
         self._wake = asyncio.Event()
+        self._stopping = self._in_transaction = False
         self._schedule: Schedule[Read[Spot]] | None = None
         self._line: Line | None = None
         self._heard = False
@@ -98,6 +101,18 @@ class ModbusConnector:
     # ---- what others call
 
     async def run(self, emit: Emit) -> None:
+        """Raises LinkError. Cancelling waits for the transaction under way: an answer that the device gave is told."""
+        bus = asyncio.create_task(self._own_the_bus(emit), name=f"modbus {self._bus.name}")
+        try:
+            await asyncio.shield(bus)
+        finally:
+            self._stopping = True
+            if self._in_transaction:
+                await asyncio.wait([bus], timeout=self._bus.timeout + _LAST_ANSWER_S)
+            bus.cancel()
+            await asyncio.gather(bus, return_exceptions=True)
+
+    async def _own_the_bus(self, emit: Emit) -> None:
         clock = self._tools.clock
         jobs = [
             Job(device.name, interval, read, cost(self._bus, device).of(read.table, read.quantity))
@@ -107,21 +122,25 @@ class ModbusConnector:
         self._schedule = schedule = Schedule(jobs, clock.monotonic())
         try:
             await self._open()
-            while True:
+            while not self._stopping:
                 self._tools.beat(self._beat_s)
                 self._wake.clear()
                 await self._keep_line()
                 now = clock.monotonic()
                 if (waiting := self._command(now)) is not None:
+                    self._in_transaction = True
                     await self._obey(waiting)
                 elif (turn := schedule.pick(now, self._free_at)) is not None:
+                    self._in_transaction = True
                     await self._take(turn, emit)
                 else:
+                    self._in_transaction = False
                     await self._sleep(min(schedule.next_at(self._free_at), self._command_at(), now + _BEAT_S / 2))
         except LinkError:
             await self._all_offline(emit)
             raise
         finally:
+            self._in_transaction = False
             self._close()
             while self._waiting:
                 self._refuse(self._waiting.popleft(), Outcome.UNAVAILABLE, "the bus is gone")

@@ -131,7 +131,8 @@ name = "rs485"
 kind = "modbus-rtu"
 port = "{machine.pty.path}"
 baud_rate = 19200
-timeout = "5s"
+timeout = "2s"
+late_window = "1s"
 
 [[device]]
 name = "meter"

@@ -71,7 +71,9 @@ class Site:
         """Does nothing where it is on."""
         if self._box.attempt("systemctl", "is-active", "cloud").returncode == 0:
             return
-        self._box.run("systemd-run", "-q", "--unit=cloud", "--service-type=exec", *self._gateway("--drain", "0s"))
+        self._box.run(
+            "systemd-run", "-q", "--collect", "--unit=cloud", "--service-type=exec", *self._gateway("--drain", "0s")
+        )
         until(lambda: "8765" in self._box.run("ss", "-Hltn", "sport = :8765"), 20, "the cloud side listens")
 
     def cloud_off(self) -> None:

@@ -297,7 +297,7 @@ class Failover:
             actions.append(self._retire(spare, "a better standby is open"))
         best = standbys[0] if standbys else None
         if best is not None and not self._wanted(best.endpoint, active):
-            actions.append(self._retire(best, "no standby is wanted"))
+            actions.append(self._retire(best, "one is enough"))
         if any(c.state is State.CONNECTING for c in self._connections.values()):
             return
         taken = {c.endpoint for c in self._connections.values()}

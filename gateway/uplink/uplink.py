@@ -183,7 +183,8 @@ class Uplink:
         carrier.stats(self._about.stats())
 
     def _retire(self, carrier: Carrier, reason: str) -> None:
-        _log.info("uplink: leaving %s: %s", carrier.endpoint.label, reason)
+        doing = "leaving" if carrier is self._active else "closing the spare session with"
+        _log.info("uplink: %s %s: %s", doing, carrier.endpoint.label, reason)
         carrier.retire(reason)
         if carrier is self._active:
             self._active = None

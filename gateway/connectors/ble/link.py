@@ -240,7 +240,8 @@ class BleakRadio:
         name = self._wanted or next(iter(usable or adapters), "")
         if name not in adapters:
             there = f"; there is {', '.join(adapters)}" if adapters else ""
-            return f"no Bluetooth adapter {self._wanted or ''}{there}: is it plugged in, and not blocked (rfkill list)?"
+            wanted = f" {self._wanted}" if self._wanted else ""
+            return f"no Bluetooth adapter{wanted}{there}: is it plugged in, and not blocked (rfkill list)?"
         if name not in usable:
             return f"{name} is switched off: `bluetoothctl power on`, and `rfkill unblock bluetooth` if that is refused"
         if "central" not in adapters[name].get("Roles", ["central"]):

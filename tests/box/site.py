@@ -10,6 +10,7 @@ from box.container import Box, until
 
 _FOLDER = "/srv/plant"
 _CLOUD = "/srv/cloud"
+_CLOUD_UNIT = "/run/systemd/system/cloud.service"
 _PYTHON = "/srv/python"
 """A copy of the installed programs: an upgrade takes the first ones away."""
 
@@ -37,6 +38,10 @@ class Site:
         box.run("cp", "-aT", box.run("realpath", "/opt/gateway/current"), _PYTHON)
         box.run("mkdir", "-p", _FOLDER, _CLOUD)
         box.put(Path(__file__).with_name("plant.py"), f"{_FOLDER}/plant.py")
+        # a unit of its own: a transient one stays loaded for a while after it stopped, and cannot be started then
+        command = " ".join(self._gateway("--drain", "0s"))
+        box.run("sh", "-c", f"cat >{_CLOUD_UNIT}", text=f"[Service]\nType=exec\nExecStart={command}\n")
+        box.run("systemctl", "daemon-reload")
         self.cloud_on()
         box.run(*self._gateway("add", "box", "--token-file", "/etc/gateway/credentials/uplink-token"))
         box.run(
@@ -69,11 +74,7 @@ class Site:
 
     def cloud_on(self) -> None:
         """Does nothing where it is on."""
-        if self._box.attempt("systemctl", "is-active", "cloud").returncode == 0:
-            return
-        self._box.run(
-            "systemd-run", "-q", "--collect", "--unit=cloud", "--service-type=exec", *self._gateway("--drain", "0s")
-        )
+        self._box.run("systemctl", "start", "cloud")
         until(lambda: "8765" in self._box.run("ss", "-Hltn", "sport = :8765"), 20, "the cloud side listens")
 
     def cloud_off(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -139,9 +140,18 @@ class World:
         return await asyncio.to_thread(take, self.database, self.plant.counters)
 
     async def _drained(self, within_s: float) -> None:
+        """Sending, and nothing old waits, for a whole second: one look may come before a cut is noticed."""
+        since: float | None = None
+
         async def empty() -> bool:
+            nonlocal since
             status = await self.status()
-            return status is not None and status["buffer"]["oldest_s"] < 1.0
+            now = time.monotonic()
+            if status is None or status["uplink"]["active"] is None or status["buffer"]["oldest_s"] >= 1.0:
+                since = None
+            elif since is None:
+                since = now
+            return since is not None and now - since >= 1.0
 
         await until(empty, within_s, "the gateway delivers what it holds")
 

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 
 from websockets.asyncio.client import ClientConnection
 from websockets.client import ClientProtocol
+from websockets.datastructures import Headers
 from websockets.exceptions import (
     ConnectionClosed,
     InvalidHandshake,
@@ -26,11 +27,11 @@ from websockets.frames import CloseCode
 from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
 
-from gateway.errors import GatewayError, LinkError, RemoteProtocolError
+from gateway.errors import LinkError, RemoteProtocolError
 from gateway.protocol.messages import MAX_DOWN_BYTES, SUBPROTOCOL
 from gateway.uplink import reactions
 from gateway.uplink.config import Endpoint
-from gateway.uplink.reactions import Kind, Reaction
+from gateway.uplink.reactions import Kind, Reaction, Refused
 
 HAPPY_EYEBALLS_S: Final = 0.25
 """RFC 8305: the next address is tried when the first has not answered for this long."""
@@ -43,14 +44,6 @@ USER_AGENT: Final = "gateway"
 _NOT_YET_VALID: Final = 9  # X509_V_ERR_CERT_NOT_YET_VALID
 _log = logging.getLogger(__name__)
 _library_log = logging.getLogger("gateway.uplink.websocket")
-
-
-class Refused(GatewayError):
-    """The connection could not be opened, or was closed: `reaction` says what to do."""
-
-    def __init__(self, reaction: Reaction) -> None:
-        super().__init__(reaction.reason)
-        self.reaction = reaction
 
 
 class Credential(NamedTuple):
@@ -210,8 +203,7 @@ def _refused(endpoint: Endpoint, error: Exception, lost: BaseException | None) -
         return _tls_failed(lost)
     match error:
         case InvalidStatus():
-            after = error.response.headers.get("Retry-After", "")
-            return reactions.to_status(error.response.status_code, float(after) if after.isdigit() else None)
+            return reactions.to_status(error.response.status_code, _retry_after_s(error.response.headers))
         case InvalidMessage() if isinstance(error.__cause__, EOFError):
             return Reaction(Kind.RETRY, "connection lost during the handshake")
         case InvalidHandshake():
@@ -220,6 +212,11 @@ def _refused(endpoint: Endpoint, error: Exception, lost: BaseException | None) -
             return Reaction(Kind.RETRY, f"no answer to the handshake within {endpoint.connect_timeout:g} s")
         case _:
             return Reaction(Kind.RETRY, f"connection lost during the handshake: {error}")
+
+
+def _retry_after_s(headers: Headers) -> float | None:
+    said, dated = headers.get_all("Retry-After"), headers.get_all("Date")
+    return reactions.retry_after_s(said[0], dated[0] if dated else "") if said else None
 
 
 def _closed(error: ConnectionClosed) -> Reaction:

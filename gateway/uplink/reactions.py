@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from email.utils import parsedate_to_datetime
 from enum import Enum
 from typing import Final, NamedTuple
+
+from gateway.errors import GatewayError
 
 QUARTER_HOUR_S: Final = 900.0
 HOUR_S: Final = 3600.0
 PROTOCOL_PAUSE_S: Final = 60.0
 EVICTED_S: Final = 60.0
+MAX_RETRY_AFTER_S: Final = HOUR_S
+"""A server that asks for more is asked again all the same: what it said may be a mistake, and readings wait."""
 
 
 class Kind(Enum):
@@ -29,6 +34,14 @@ class Reaction(NamedTuple):
     reason: str
     wait_s: float = 0.0
     spread_s: float = 0.0
+
+
+class Refused(GatewayError):
+    """The connection could not be opened, or was closed: `reaction` says what to do."""
+
+    def __init__(self, reaction: Reaction) -> None:
+        super().__init__(reaction.reason)
+        self.reaction = reaction
 
 
 _CLOSES: Final[dict[int, tuple[Kind, str, float, float]]] = {
@@ -70,6 +83,34 @@ def to_status(status: int, retry_after_s: float | None) -> Reaction:
         return Reaction(Kind.RETRY, f"HTTP {status}", retry_after_s or 0.0)
     if 300 <= status < 400:  # most often a captive portal, which passes
         return Reaction(Kind.RETRY, f"HTTP {status}: redirects are not followed", PROTOCOL_PAUSE_S)
+    if status < 300:  # the same portal, with its page
+        return Reaction(Kind.RETRY, f"not a server of this protocol (HTTP {status})", PROTOCOL_PAUSE_S)
     if status == 426:
         return Reaction(Kind.REST, "no common protocol version (HTTP 426)", HOUR_S)
     return Reaction(Kind.REST, f"not a server of this protocol (HTTP {status})", QUARTER_HOUR_S)
+
+
+def to_proxy_status(status: int, way: str, retry_after_s: float | None) -> Reaction:
+    """The proxy answered our CONNECT with something other than 2xx; `way` names it and where it was to lead."""
+    said = f"{way}: HTTP {status}"
+    if status == 407:
+        return Reaction(Kind.REST, f"{said}: the proxy does not accept our name and password", QUARTER_HOUR_S)
+    if status in _TRANSIENT or status >= 500:
+        return Reaction(Kind.RETRY, f"{said}: the proxy cannot connect", retry_after_s or 0.0)
+    if status < 400:
+        return Reaction(Kind.RETRY, f"{said}: not what a proxy answers", PROTOCOL_PAUSE_S)
+    return Reaction(Kind.REST, f"{said}: the proxy does not let us through", QUARTER_HOUR_S)
+
+
+def retry_after_s(value: str, date: str) -> float | None:
+    """`Retry-After`, in seconds or as a date; an hour at most; None when it cannot be read [RFC 9110 10.2.3].
+
+    A date counts from the server's own `Date`: our clock may be wrong.
+    """
+    if value.isascii() and value.isdecimal():
+        return min(float(value), MAX_RETRY_AFTER_S)
+    try:
+        wait_s = (parsedate_to_datetime(value) - parsedate_to_datetime(date)).total_seconds()
+    except (ValueError, TypeError, OverflowError):  # TypeError: only one of the two names its zone
+        return None
+    return min(max(wait_s, 0.0), MAX_RETRY_AFTER_S)

@@ -22,9 +22,9 @@ from gateway.protocol.messages import MAX_MESSAGE_BYTES, decode_from_server
 from gateway.uplink import reactions
 from gateway.uplink.auth import Credentials
 from gateway.uplink.config import Endpoint
-from gateway.uplink.link import Credential, Link, Refused, open_link
+from gateway.uplink.link import Credential, Link, open_link
 from gateway.uplink.ports import Commands, Outbox
-from gateway.uplink.reactions import Kind, Reaction
+from gateway.uplink.reactions import Kind, Reaction, Refused
 
 RETIRE_WITHIN_S: Final = 10.0
 """For the acks of what is in flight, when another session has taken over."""

@@ -18,7 +18,7 @@ from typing import ParamSpec, Protocol, TypeVar
 
 from gateway.errors import StoreError
 from gateway.ingest.sinks.sqlite import SqliteSink, StoredResult, Verdict
-from gateway.protocol.server import Entry
+from gateway.protocol.entry import Entry
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from gateway.ingest.connection import Uplink
-from gateway.protocol.server import Streams
+from gateway.protocol.marks import Streams
 
 MAX_SESSIONS: Final = 4
 CONFLICT: Final = 4409

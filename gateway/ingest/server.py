@@ -37,8 +37,9 @@ from gateway.ingest.sinks.sqlite import SqliteSink, StoredResult, Verdict
 from gateway.ingest.tokens import Tokens
 from gateway.ingest.web.page import LIVE, LIVE_PATH, Viewers
 from gateway.model import Outcome
+from gateway.protocol.entry import Entry
+from gateway.protocol.marks import Mark
 from gateway.protocol.messages import MAX_MESSAGE_BYTES, SUBPROTOCOL, CommandMessage, Hello, Stats, Window
-from gateway.protocol.server import Entry, Mark
 
 log = logging.getLogger(__name__)
 _wire_log = logging.getLogger(f"{__name__}.wire")

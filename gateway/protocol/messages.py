@@ -204,7 +204,9 @@ class ServerError(_Message, frozen=True, kw_only=True, omit_defaults=True, tag="
     reason: str
 
 
-FromGateway = Hello | Batch | Gap | ClockRecord | End | ResultMessage | Stats | GatewayBye
+Numbered = Batch | Gap | ClockRecord | End
+"""The records: what takes a number in a stream."""
+FromGateway = Hello | Numbered | ResultMessage | Stats | GatewayBye
 FromServer = Welcome | Ack | Nack | CommandMessage | ResultAck | Flow | Move | ServerError
 
 

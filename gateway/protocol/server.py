@@ -18,18 +18,15 @@ only the store knows: answer with `welcome` or `learned` before anything else of
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 import msgspec
 
-from gateway.errors import DecodeError, LocalProtocolError, RemoteProtocolError
-from gateway.model import ClockState, Lane, RecordKind
-from gateway.protocol import batch
+from gateway.errors import LocalProtocolError, RemoteProtocolError
+from gateway.protocol.entry import MAX_TIME_MS, Entry, entry_of
+from gateway.protocol.marks import MAX_STREAMS, Mark, Streams
 from gateway.protocol.messages import (
-    MAX_BATCH_BYTES,
-    MAX_BATCH_READINGS,
-    UNREADABLE,
     Ack,
     Batch,
     ClockRecord,
@@ -39,11 +36,11 @@ from gateway.protocol.messages import (
     FromGateway,
     FromServer,
     Gap,
-    GapBody,
     GatewayBye,
     Hello,
     Move,
     Nack,
+    Numbered,
     ResultAck,
     ResultMessage,
     Stats,
@@ -55,34 +52,9 @@ HELLO_WITHIN_S: Final = 5.0
 """From the end of the handshake; one round trip and a slow gateway fit in many times."""
 MAX_OFFERS: Final = 64
 """In one hello: the two open streams, 32 sealed ones, and room for a gateway that counts otherwise."""
-MAX_STREAMS: Final = 1024
-"""Of one gateway in memory; a stream that was put out is looked up again when it is heard of."""
 
 _ID = re.compile(r"[0-9a-f]{32}")
 _MAX_SEQ = 2**63 - 1
-_MAX_TIME_MS = 2**60
-"""Times and offsets up to here can be added up and still fit into 64 bits."""
-_gaps = msgspec.json.Decoder(GapBody)
-_clocks = msgspec.json.Decoder(ClockState)
-
-
-class Entry(msgspec.Struct, frozen=True):
-    """One record on its way into the store, numbers `seq..last`."""
-
-    gateway: str
-    stream: str
-    lane: Lane
-    seq: int
-    last: int
-    kind: RecordKind
-    raw: bytes
-    """The body as it came."""
-    body: batch.Body | GapBody | ClockState | None
-    """None for an end record and for a body that is poison."""
-    poison: str = ""
-    """Why the body cannot be used."""
-    attempt: int = 0
-    """Of its stream: an answer to an earlier attempt does not speak for the present one."""
 
 
 class Greet(NamedTuple):
@@ -132,96 +104,6 @@ class Send(NamedTuple):
 Output = Greet | LookUp | Store | StoreResult | Report | Promoted | Leave | Send
 
 
-class Mark(NamedTuple):
-    """What the store knows of one stream; of an unknown one, nothing."""
-
-    number: int = 0
-    lane: Lane | None = None
-    ended: bool = False
-
-
-class _Stream:
-    __slots__ = ("attempt", "committed", "end", "lane", "pending")
-
-    def __init__(self, mark: Mark) -> None:
-        self.committed = mark.number
-        self.pending = mark.number
-        """Highest number handed to the store."""
-        self.lane = mark.lane
-        self.end = mark.number if mark.ended else None
-        """Number of its end record, once that has been handed over."""
-        self.attempt = 0
-
-    def forget(self, mark: int) -> None:
-        """What was handed over beyond this mark does not count."""
-        self.committed = self.pending = mark
-        if self.end is not None and self.end > mark:
-            self.end = None
-        self.attempt += 1
-
-
-class Streams:
-    """The marks of one gateway, shared by its sessions: a batch may come over two of them at the same time."""
-
-    def __init__(self) -> None:
-        self._streams: dict[str, _Stream] = {}
-
-    def __contains__(self, stream: str) -> bool:
-        return stream in self._streams
-
-    def learn(self, marks: Mapping[str, Mark]) -> None:
-        """What the store says of streams; one that is in memory already knows better."""
-        for stream, mark in marks.items():
-            self._streams.setdefault(stream, _Stream(mark))
-        excess = len(self._streams) - MAX_STREAMS
-        # what failed once stays: a session may not have been told yet that its records came to nothing
-        rest = [name for name, s in self._streams.items() if s.pending == s.committed and not s.attempt]
-        idle = [name for name in rest if name not in marks]
-        for name in idle[: max(0, excess)]:
-            del self._streams[name]
-
-    def mark(self, stream: str) -> int:
-        """Highest number known to be committed."""
-        return self._streams[stream].committed
-
-    def expected(self, stream: str) -> int:
-        """The number that continues what was handed over."""
-        return self._streams[stream].pending + 1
-
-    def attempt(self, stream: str) -> int:
-        return self._streams[stream].attempt
-
-    def hand_over(self, entry: Entry) -> None:
-        """The entry goes to the store now. Raises RemoteProtocolError: another lane, or after the end (R5)."""
-        state = self._streams[entry.stream]
-        if state.end is not None:
-            raise RemoteProtocolError(f"number {entry.seq} of stream {entry.stream} comes after its end", 4410)
-        if state.lane is not None and state.lane is not entry.lane:
-            raise RemoteProtocolError(f"stream {entry.stream} is of lane {state.lane}, not {entry.lane}", 4410)
-        state.lane, state.pending = entry.lane, entry.last
-        if entry.kind is RecordKind.END:
-            state.end = entry.last
-
-    def settle(self, entry: Entry, mark: int) -> None:
-        """The store committed: this is the mark of the stream in that transaction, whether it took the entry or not."""
-        state = self._streams.get(entry.stream)
-        if state is None:
-            return
-        refused = mark < entry.last and entry.attempt == state.attempt
-        if refused:
-            state.forget(mark)
-        elif mark > state.committed:
-            state.committed = mark
-            state.pending = max(state.pending, mark)
-
-    def failed(self, entries: Iterable[Entry]) -> None:
-        """A group was not committed: nothing of it, nor what was handed over behind it, counts."""
-        for entry in entries:
-            state = self._streams.get(entry.stream)
-            if state is not None and entry.attempt == state.attempt:
-                state.forget(state.committed)
-
-
 class ServerSession:
     """One authenticated connection. `gateway` comes from the handshake; nothing in a message can change it."""
 
@@ -235,7 +117,7 @@ class ServerSession:
         """It carries records, so commands go here; a standby becomes active by the first thing it sends (P4)."""
         self._hello_by: float | None = now + HELLO_WITHIN_S
         self._welcomed = False
-        self._held: Batch | Gap | ClockRecord | End | None = None
+        self._held: Numbered | None = None
         self._discarding: set[str] = set()
         self._under_way: dict[str, tuple[int, int]] = {}
         """Stream → attempt and highest number that this session waits for."""
@@ -267,12 +149,12 @@ class ServerSession:
             promoted = [Promoted()]
         return promoted + self._take(message)
 
-    def _take(self, message: Batch | Gap | ClockRecord | End | ResultMessage | Stats | GatewayBye) -> list[Output]:
+    def _take(self, message: Numbered | ResultMessage | Stats | GatewayBye) -> list[Output]:
         match message:
             case Batch() | Gap() | ClockRecord() | End():
                 return self._record(message)
             case ResultMessage():
-                if abs(message.utc_ms or 0) > _MAX_TIME_MS:
+                if abs(message.utc_ms or 0) > MAX_TIME_MS:
                     message = msgspec.structs.replace(message, utc_ms=None)  # closing would bring it again for ever
                 return [StoreResult(message)]
             case Stats():
@@ -326,7 +208,7 @@ class ServerSession:
 
     # ── records ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _record(self, message: Batch | Gap | ClockRecord | End) -> list[Output]:
+    def _record(self, message: Numbered) -> list[Output]:
         stream, seq = message.stream, message.seq
         last = message.last if isinstance(message, Gap) else seq
         if not _ID.fullmatch(stream) or not 1 <= seq <= last <= _MAX_SEQ:
@@ -340,7 +222,7 @@ class ServerSession:
         self._discarding.discard(stream)
         entry = None
         if last >= expected:
-            entry = self._entry(message, expected, last)
+            entry = entry_of(message, self.gateway, expected, last, self._streams.attempt(stream))
             self._streams.hand_over(entry)
         attempt, upto = self._under_way.get(stream, (0, 0))
         if not upto:
@@ -360,31 +242,6 @@ class ServerSession:
             raise RemoteProtocolError("too many streams out of order", 1008)
         self._discarding.add(stream)
         return [Send(Nack(stream=stream, expected=expected, reason=reason))]
-
-    def _entry(self, message: Batch | Gap | ClockRecord | End, seq: int, last: int) -> Entry:
-        raw = b"" if isinstance(message, End) else bytes(message.body)
-        if len(raw) > MAX_BATCH_BYTES:
-            raise RemoteProtocolError(f"a body of {len(raw)} bytes; {MAX_BATCH_BYTES} are the limit", 1009)
-        kind, decode = _KINDS[type(message)]
-        body, poison = None, ""
-        try:
-            body = decode(raw)
-        except (DecodeError, *UNREADABLE) as error:
-            poison = str(error)
-        if isinstance(body, GapBody) and seq > message.seq:
-            body = msgspec.structs.replace(body, readings=None)  # part of it is stored: what is lost is not known
-        return Entry(
-            self.gateway,
-            message.stream,
-            message.lane,
-            seq,
-            last,
-            kind,
-            raw,
-            body,
-            poison,
-            self._streams.attempt(message.stream),
-        )
 
     def flush(self) -> list[Output]:
         """Call it when the store has answered, and after records came in: acks for what is committed, one nack for
@@ -435,38 +292,3 @@ class ServerSession:
         if not self._welcomed:
             raise LocalProtocolError("nothing may be sent before welcome")
         return [Send(message)]
-
-
-def _batch_body(raw: bytes) -> batch.Body:
-    body = batch.decode(raw)
-    readings = sum(len(group.t) * len(group.points) for group in body.groups)
-    if readings > MAX_BATCH_READINGS:
-        raise DecodeError(f"{readings} readings in one batch; {MAX_BATCH_READINGS} are the limit")
-    _bounded(body.base_ms, body.clock.offset_ms, body.clock.error_ms)
-    return body
-
-
-def _gap_body(raw: bytes) -> GapBody:
-    body = _gaps.decode(raw)
-    _bounded(body.readings or 0, body.since_utc_ms or 0, body.until_utc_ms or 0)
-    return body
-
-
-def _clock_body(raw: bytes) -> ClockState:
-    body = _clocks.decode(raw)
-    _bounded(body.offset_ms, body.error_ms)
-    return body
-
-
-def _bounded(*numbers: int) -> None:
-    for number in numbers:
-        if abs(number) > _MAX_TIME_MS:
-            raise DecodeError(f"{number} is out of bounds")
-
-
-_KINDS: dict[type, tuple[RecordKind, Callable[[bytes], batch.Body | GapBody | ClockState | None]]] = {
-    Batch: (RecordKind.BATCH, _batch_body),
-    Gap: (RecordKind.GAP, _gap_body),
-    ClockRecord: (RecordKind.CLOCK, _clock_body),
-    End: (RecordKind.END, lambda _: None),
-}

@@ -21,8 +21,8 @@ from gateway.ingest.server import IngestServer, running
 from gateway.ingest.tokens import Role
 from gateway.model import ClockState, GapReason, Lane, RecordKind, Trust, Value
 from gateway.protocol import batch
+from gateway.protocol.entry import Entry
 from gateway.protocol.messages import SUBPROTOCOL, GapBody
-from gateway.protocol.server import Entry
 
 BOOT = "b" * 32
 SYNCED = ClockState(BOOT, 1_700_000_000_000, 3, Trust.SYNCED)

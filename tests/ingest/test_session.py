@@ -17,6 +17,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from gateway.errors import LocalProtocolError, RemoteProtocolError
 from gateway.ingest.sinks.sqlite import SqliteSink
 from gateway.model import Lane, Outcome
+from gateway.protocol.entry import Entry
+from gateway.protocol.marks import MAX_STREAMS, Mark, Streams
 from gateway.protocol.messages import (
     Ack,
     CommandMessage,
@@ -27,19 +29,15 @@ from gateway.protocol.messages import (
     decode_from_gateway,
 )
 from gateway.protocol.server import (
-    MAX_STREAMS,
-    Entry,
     Greet,
     Leave,
     LookUp,
-    Mark,
     Promoted,
     Report,
     Send,
     ServerSession,
     Store,
     StoreResult,
-    Streams,
 )
 from ingest.cloud import BOOT, PROCESS, body
 

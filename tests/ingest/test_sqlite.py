@@ -22,8 +22,8 @@ from gateway.ingest.sinks.rows import rows, value_of
 from gateway.ingest.sinks.sqlite import FILE, SqliteSink, StoredResult
 from gateway.model import ClockState, GapReason, Lane, Outcome, Status, Trust
 from gateway.protocol import batch
+from gateway.protocol.marks import Mark
 from gateway.protocol.messages import CommandMessage, GapBody, Hello, ResultMessage, StreamOffer
-from gateway.protocol.server import Mark
 from ingest.cloud import BOOT, PROCESS, SYNCED, UNSYNCED, body, entry, gap, stream_id
 
 S = "1" * 32

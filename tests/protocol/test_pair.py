@@ -19,9 +19,11 @@ from gateway.errors import RemoteProtocolError
 from gateway.model import ClockState, Lane, RecordKind, Trust
 from gateway.protocol import outputs, server
 from gateway.protocol.client import ClientSession
+from gateway.protocol.entry import Entry
 from gateway.protocol.manifest import Manifest
+from gateway.protocol.marks import Mark, Streams
 from gateway.protocol.messages import Nack, Window, decode_from_gateway, decode_from_server, encode
-from gateway.protocol.server import Mark, ServerSession, Streams
+from gateway.protocol.server import ServerSession
 from tests.uplink.memory import MemoryOutbox
 
 CLOCK = ClockState("0" * 32, 0, 1, Trust.SYNCED)
@@ -35,7 +37,7 @@ class Sink:
         self.id = (name.encode().hex() * 32)[:32]
         self.stored: dict[str, list[tuple[int, int, RecordKind, bytes]]] = {}
         self.streams = Streams()
-        self.group: list[server.Entry] = []
+        self.group: list[Entry] = []
         self.pairs: list[Pair] = []
 
     def mark(self, stream: str) -> int:

@@ -26,8 +26,9 @@ from gateway.ingest.live import Seed
 from gateway.ingest.sinks.rows import Rows, rows, value_of
 from gateway.model import ClockState, GapReason, Lane, RecordKind, Status, Trust
 from gateway.protocol.batch import Body
+from gateway.protocol.entry import Entry
+from gateway.protocol.marks import Mark
 from gateway.protocol.messages import GapBody, Hello, ResultMessage
-from gateway.protocol.server import Entry, Mark
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,12 +9,20 @@ from __future__ import annotations
 import hashlib
 import ssl
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from gateway.errors import AuthError
 from gateway.uplink.config import Endpoint, TlsSettings
 
 _MAX_TOKEN_BYTES: Final = 16 * 1024
+
+
+class Credential(NamedTuple):
+    """What one connection shows, and what it demands."""
+
+    headers: dict[str, str]
+    context: ssl.SSLContext | None
+    """None for ws://."""
 
 
 class Credentials:
@@ -24,7 +32,7 @@ class Credentials:
         self._endpoint = endpoint
 
     def version(self) -> bytes:
-        """Changes when any of the files does; a refused endpoint is tried again at once then."""
+        """Changes when any of the files does, also when a link to it leads elsewhere now."""
         tls = self._endpoint.tls
         digest = hashlib.blake2b(digest_size=16)
         for path in (self._endpoint.token_file, tls.cafile, tls.certfile, tls.keyfile):
@@ -36,8 +44,11 @@ class Credentials:
                     digest.update(f"{error.errno};".encode())
         return digest.digest()
 
-    def headers(self) -> dict[str, str]:
+    def read(self) -> Credential:
         """Raises AuthError."""
+        return Credential(self._headers(), self._context())
+
+    def _headers(self) -> dict[str, str]:
         path = self._endpoint.token_file
         if path is None:
             return {}
@@ -50,8 +61,7 @@ class Credentials:
             raise AuthError(f"token file {path} does not hold one token")
         return {"Authorization": f"Bearer {text}"}
 
-    def context(self) -> ssl.SSLContext | None:
-        """None for ws://. Raises AuthError."""
+    def _context(self) -> ssl.SSLContext | None:
         if not self._endpoint.url.startswith("wss:"):
             return None
         tls = self._endpoint.tls

@@ -14,7 +14,8 @@ connections exist, the server's limit; no attempt is made at an endpoint before 
 * SUSPECT: a standby on the same sink takes over at once, and whichever ack comes first counts. One on another sink
   waits until the suspect is given up, because what both store exists twice.
 * Better endpoints are returned to after five healthy minutes and a random wait, at most twice an hour.
-* Make before break: the old connection is retired only when the new one is active.
+* Make before break: the old connection is retired only when the new one is active. Renewed credentials are taken up in
+  that way too: an open session that used others stays until one that uses these is open.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ Action = Connect | Activate | Retire
 
 
 class _Connection:
-    __slots__ = ("acked_since", "endpoint", "number", "since", "sink", "standby", "state")
+    __slots__ = ("acked_since", "endpoint", "number", "since", "sink", "standby", "state", "version")
 
     def __init__(self, number: int, endpoint: int, standby: bool, now: float) -> None:
         self.number = number
@@ -82,6 +83,7 @@ class _Connection:
         self.standby = standby
         self.state = State.CONNECTING
         self.sink = ""
+        self.version = b""
         self.since = now
         self.acked_since: float | None = None
 
@@ -96,6 +98,9 @@ class _Endpoint:
         self.resting = False
         self.reason = ""
         self.version = b""
+        """The credentials it refused."""
+        self.files = b""
+        """The credentials that lie there now."""
         self.token_tried = False
         self.evicted_at: float | None = None
 
@@ -135,12 +140,15 @@ class Failover:
                 self._endpoints[connection.endpoint].backoff.proved()
         return self._decide(now)
 
-    def opened(self, number: int, sink: str, now: float) -> list[Action]:
-        """The welcome came. A connection that was not opened as a standby is active with it."""
+    def opened(self, number: int, sink: str, now: float, version: bytes = b"") -> list[Action]:
+        """The welcome came. A connection that was not opened as a standby is active with it. `version` names the
+        credentials that were used.
+        """
         connection = self._connections[number]
         endpoint = self._endpoints[connection.endpoint]
         endpoint.reason, endpoint.resting, endpoint.token_tried = "", False, False
         endpoint.not_before = endpoint.failed_at = 0.0
+        endpoint.files = connection.version = version
         connection.sink = sink
         connection.since = now
         actions: list[Action] = []
@@ -215,13 +223,17 @@ class Failover:
         endpoint.not_before = now + wait_s
 
     def renewed(self, index: int, version: bytes, now: float) -> list[Action]:
-        """What the files of this endpoint are now: one that rests because it was refused is tried again, once."""
+        """What the files of this endpoint are now: one that rests because it was refused is tried again, once; a
+        session that used others is replaced.
+        """
         endpoint = self._endpoints[index]
+        known, endpoint.files = endpoint.files, version
         if endpoint.resting and endpoint.version and version != endpoint.version:
             endpoint.version = version
             endpoint.not_before = now
-            return self._decide(now)
-        return []
+        elif version == known:
+            return []
+        return self._decide(now)
 
     # ── decisions ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -235,7 +247,8 @@ class Failover:
         if active is None:
             self._connect_any(actions, now)
             return actions
-        self._fail_back(active, actions, now)
+        self._renew(actions, now)
+        self._fail_back(self._active() or active, actions, now)
         self._keep_standby(self._active() or active, actions, now)
         return actions
 
@@ -278,6 +291,25 @@ class Failover:
             if index not in busy and len(self._connections) < MAX_CONNECTIONS:
                 actions.append(self._connect(index, bool(suspects), now))
                 return
+
+    def _renew(self, actions: list[Action], now: float) -> None:
+        """A session whose credentials were replaced gives its place to one with those that lie there now."""
+        for old in [c for c in self._connections.values() if self._outdated(c)]:
+            beside = [c for c in self._connections.values() if c.endpoint == old.endpoint and c is not old]
+            may = old.endpoint in self._available(now) and len(self._connections) < MAX_CONNECTIONS
+            fresh = next((c for c in beside if c.state is State.STANDBY and not self._outdated(c)), None)
+            if fresh is not None:
+                if old.state is State.ACTIVE:
+                    actions.append(self._activate(fresh, now))
+                else:  # it has been healthy for as long as the one before it
+                    self._fail_back_at[fresh.number] = self._fail_back_at[old.number]
+                actions.append(self._retire(old, "its credentials were renewed"))
+            elif may and not any(c.state is State.CONNECTING for c in beside):
+                actions.append(self._connect(old.endpoint, True, now))
+
+    def _outdated(self, connection: _Connection) -> bool:
+        serves = connection.state in (State.ACTIVE, State.STANDBY) and connection.number not in self._move_at
+        return serves and connection.version != self._endpoints[connection.endpoint].files
 
     def _fail_back(self, active: _Connection, actions: list[Action], now: float) -> None:
         for standby in self._standbys():

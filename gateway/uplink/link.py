@@ -11,7 +11,7 @@ import asyncio
 import logging
 import socket
 import ssl
-from typing import Final, NamedTuple
+from typing import Final
 
 from websockets.asyncio.client import ClientConnection
 from websockets.client import ClientProtocol
@@ -30,6 +30,7 @@ from websockets.uri import parse_uri
 from gateway.errors import LinkError, RemoteProtocolError
 from gateway.protocol.messages import MAX_DOWN_BYTES, SUBPROTOCOL
 from gateway.uplink import reactions
+from gateway.uplink.auth import Credential
 from gateway.uplink.config import Endpoint
 from gateway.uplink.reactions import Kind, Reaction, Refused
 
@@ -44,13 +45,6 @@ USER_AGENT: Final = "gateway"
 _NOT_YET_VALID: Final = 9  # X509_V_ERR_CERT_NOT_YET_VALID
 _log = logging.getLogger(__name__)
 _library_log = logging.getLogger("gateway.uplink.websocket")
-
-
-class Credential(NamedTuple):
-    """What one attempt uses."""
-
-    headers: dict[str, str]
-    context: ssl.SSLContext | None
 
 
 class Link:

@@ -22,7 +22,7 @@ from gateway.protocol.messages import MAX_MESSAGE_BYTES, decode_from_server
 from gateway.uplink import reactions
 from gateway.uplink.auth import Credentials
 from gateway.uplink.config import Endpoint
-from gateway.uplink.link import Credential, Link, open_link
+from gateway.uplink.link import Link, open_link
 from gateway.uplink.ports import Commands, Outbox
 from gateway.uplink.reactions import Kind, Reaction, Refused
 
@@ -79,6 +79,9 @@ class Carrier:
     ) -> None:
         self.number = number
         self.endpoint = endpoint
+        self._credentials = Credentials(endpoint)
+        self.version = self._credentials.version()
+        """Of the credentials; taken before they are read, so that a change in between counts as one that follows."""
         self.session = session
         self._standby = standby
         self._outbox = outbox
@@ -137,8 +140,7 @@ class Carrier:
     async def run(self) -> Reaction:
         """Returns how it ended. Cancelling says bye."""
         try:
-            credentials = Credentials(self.endpoint)
-            self._link = await open_link(self.endpoint, Credential(credentials.headers(), credentials.context()))
+            self._link = await open_link(self.endpoint, self._credentials.read())
         except Refused as error:
             return error.reaction
         except AuthError as error:

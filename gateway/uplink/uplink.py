@@ -106,8 +106,7 @@ class Uplink:
         while True:
             now = self._clock.monotonic()
             for index, endpoint in enumerate(self._endpoints):
-                if self._failover.state(index).resting:
-                    self._act(self._failover.renewed(index, Credentials(endpoint).version(), now))
+                self._act(self._failover.renewed(index, Credentials(endpoint).version(), now))
             self._act(self._failover.tick(now))
             self._manifest.keep({offer.stream for offer in self._outbox.offers()} | self._held.keys())
             self._changed.clear()  # nothing was awaited since: whatever has set it is in this deadline
@@ -159,7 +158,6 @@ class Uplink:
         self._tasks.create_task(self._carry(carrier, index), name=f"uplink to {endpoint.label}")
 
     async def _carry(self, carrier: Carrier, index: int) -> None:
-        version = Credentials(carrier.endpoint).version()
         reaction = await carrier.run()
         del self._carriers[carrier.number]
         for stream in [stream for stream, held in self._held.items() if carrier.number in held]:
@@ -169,7 +167,7 @@ class Uplink:
             self._active_since = self._clock.monotonic()
         if not carrier.retired:
             self._tell_failure(index, reaction)
-        self._act(self._failover.failed(carrier.number, reaction, version, self._clock.monotonic()))
+        self._act(self._failover.failed(carrier.number, reaction, carrier.version, self._clock.monotonic()))
 
     def _activate(self, carrier: Carrier) -> None:
         if self._active is carrier:
@@ -197,7 +195,7 @@ class Uplink:
         if trouble.count:
             _log.info("uplink: %s is back after %d failed attempts", carrier.endpoint.label, trouble.count)
             trouble.count = 0
-        self._act(self._failover.opened(number, sink, self._clock.monotonic()))
+        self._act(self._failover.opened(number, sink, self._clock.monotonic(), carrier.version))
 
     def acked(self, number: int) -> None:
         self._failover.acked(number, self._clock.monotonic())

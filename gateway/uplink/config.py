@@ -26,8 +26,22 @@ class TlsSettings(Table, frozen=True, kw_only=True):
     cafile: Annotated[Path | None, Key("private CA in PEM; replaces the system's trust store")] = None
     certfile: Annotated[Path | None, Key("our certificate chain in PEM")] = None
     keyfile: Annotated[Path | None, Key("its private key; readable by the gateway's user only")] = None
+    pins: Annotated[
+        tuple[str, ...],
+        Key(
+            "SHA-256 of the keys the server may have, beside a good certificate: the one in use and a spare",
+            pattern=r"sha256/[A-Za-z0-9+/]{43}=",
+            example='["sha256/AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", '
+            '"sha256/BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBA="]',
+        ),
+    ] = ()
 
     def mistakes(self) -> Iterable[Mistake]:
+        if len(set(self.pins)) == 1:
+            yield Mistake(
+                ("pins",),
+                "one pin is a trap: the day the server needs a new key nobody gets in; add that of a spare key",
+            )
         if (self.certfile is None) != (self.keyfile is None):
             missing = "keyfile" if self.keyfile is None else "certfile"
             yield Mistake((), f"`{missing}` is missing: certificate and key belong together")
@@ -40,7 +54,28 @@ class Endpoint(Table, frozen=True, kw_only=True):
     name: Annotated[str, Key("how status and log call it; default: host and port of the URL", pattern=ID_PATTERN)] = ""
     token_file: Annotated[Path | None, Key("file with the bearer token; re-read when it changes")] = None
     tls: Annotated[TlsSettings, Key("certificates")] = TlsSettings()
-    connect_timeout: Annotated[Duration, Key("give up connecting after", min=0.1, max=60)] = 3.0
+    interface: Annotated[
+        str,
+        Key(
+            "network interface to go out by; default: where the routes lead",
+            pattern=r"|[^\s/]{1,15}",
+            example='"wwan0"',
+        ),
+    ] = ""
+    proxy: Annotated[
+        str,
+        Key(
+            "HTTP proxy that knows CONNECT, or SOCKS5 proxy, on the way there",
+            pattern=r"|(http|socks5)://[^\s/?#]+/?",
+            example='"http://proxy.example.com:3128"',
+        ),
+    ] = ""
+    proxy_auth_file: Annotated[Path | None, Key("file with `name:password` for the proxy; re-read when it changes")] = (
+        None
+    )
+    connect_timeout: Annotated[
+        Duration, Key("limit of each step of connecting: DNS, TCP, proxy, TLS, upgrade", min=0.1, max=60)
+    ] = 3.0
     metered: Annotated[bool, Key("traffic costs money: no standby session here while all is well")] = False
 
     @property
@@ -58,12 +93,29 @@ class Endpoint(Table, frozen=True, kw_only=True):
             yield Mistake(("url",), "the URL names no host")
         if parts.username is not None or parts.password is not None:
             yield Mistake(("url",), "no credentials in the URL: use token_file or tls.certfile")
+        yield from self._proxy_mistakes()
         if parts.scheme == "wss":
             return
         if self.tls != TlsSettings():
             yield Mistake(("tls",), "ws:// has no TLS; write wss://")
-        if self.token_file is not None and not _is_loopback(host or ""):
+        if self.token_file is not None and (self.proxy or not _is_loopback(host or "")):
             yield Mistake(("token_file",), "a token over ws:// can be read on the way; write wss://")
+
+    def _proxy_mistakes(self) -> Iterable[Mistake]:
+        if not self.proxy:
+            if self.proxy_auth_file is not None:
+                yield Mistake(("proxy_auth_file",), "there is no `proxy` to show it to")
+            return
+        try:
+            parts = urlsplit(self.proxy)
+            known = bool(parts.hostname and parts.port)
+        except ValueError as error:
+            yield Mistake(("proxy",), f"not a URL: {error}")
+            return
+        if parts.username is not None or parts.password is not None:
+            yield Mistake(("proxy",), "no credentials in the URL: use proxy_auth_file")
+        elif not known:
+            yield Mistake(("proxy",), "a proxy is named by host and port: http://proxy.example.com:3128")
 
 
 class UplinkSettings(Table, frozen=True, kw_only=True):

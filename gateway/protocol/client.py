@@ -15,11 +15,12 @@ What holds, whatever the server sends:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Final
 
 from gateway.errors import LocalProtocolError, RemoteProtocolError
 from gateway.model import ClockState, Command, Json, Lane, Record, Result
+from gateway.protocol.allowance import Allowance, Room
 from gateway.protocol.manifest import Flight, Manifest, Place
 from gateway.protocol.messages import (
     Ack,
@@ -36,14 +37,12 @@ from gateway.protocol.messages import (
     Stats,
     StreamOffer,
     Welcome,
-    Window,
     encode,
     encode_record,
 )
 from gateway.protocol.outputs import (
     Acked,
     Complaint,
-    Dead,
     Distrust,
     Execute,
     Fetch,
@@ -52,45 +51,18 @@ from gateway.protocol.outputs import (
     Missing,
     MoveAsked,
     Output,
-    Ping,
     Recovered,
     ResultStored,
     Seal,
     Send,
-    Suspect,
     Welcomed,
 )
+from gateway.protocol.watch import Watch
 
-WELCOME_WITHIN_S: Final = 2.0
-ACK_TIMEOUT_MIN_S: Final = 0.7
-ACK_TIMEOUT_MAX_S: Final = 5.0
-ABANDON_AFTER_S: Final = 3.0
-"""From suspicion to giving a session up."""
-PING_ACTIVE_S: Final = 20.0
-PING_STANDBY_S: Final = 45.0
-PONG_WITHIN_S: Final = 5.0
 ALARM_EXTRA: Final = 4
 """Records of the alarm lane beyond the window."""
 OFFERED_SEALED: Final = 32
 SAME_NACK_LIMIT: Final = 3
-BACKLOG_SHARE: Final = 5
-"""Sealed streams get at least 1/5 of the window, and leave at least 1/5 to new readings."""
-OWN_WINDOW_BYTES: Final = 64 * 1024
-"""In flight at first, before the path has shown that it is fast."""
-SMALLEST_WINDOW_BYTES: Final = 16 * 1024
-FAST_ACK_S: Final = 1.0
-SLOW_ACK_S: Final = 2.0
-
-
-class _Room(NamedTuple):
-    """What is left of the window."""
-
-    records: int
-    bytes: int
-
-
-def _least(one: _Room, other: _Room) -> _Room:
-    return _Room(min(one.records, other.records), min(one.bytes, other.bytes))
 
 
 class ClientSession:
@@ -99,9 +71,6 @@ class ClientSession:
     def __init__(self, manifest: Manifest, source: str, standby: bool) -> None:
         self.sink = ""
         self.active = False
-        self.suspect = False
-        self.srtt_s = 0.0
-        self._rttvar_s = 0.0
         self._manifest = manifest
         self._source = source
         self._standby = standby
@@ -114,17 +83,12 @@ class ClientSession:
         self._filled: Fill | None = None
         self._blocked = False
         """The next record does not fit into what is left of the window."""
-        self._window = Window()
-        self._own_window_bytes = OWN_WINDOW_BYTES
-        self._budget_s = 0.0
+        self._allowance = Allowance()
+        self._watch = Watch()
         self._offset_s = 0.0
         """Smallest (own clock − server's clock) of this session [K3]."""
         self._results: set[str] = set()
-        self._welcome_by: float | None = None
-        self._heard_at = 0.0
-        self._pong_by: float | None = None
-        self._progress_at = 0.0
-        self._suspect_since = 0.0
+        """Sent on this session, of those that still wait for their ack."""
 
     # ── opening ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -146,8 +110,7 @@ class ClientSession:
         sealed = [offer for offer in offers if offer.sealed][:OFFERED_SEALED]
         self._offered = tuple(opened + sealed)
         self._known_before = self._manifest.marks()
-        self._welcome_by = now + WELCOME_WITHIN_S
-        self._heard_at = now
+        self._watch.hello(now)
         hello = Hello(
             process=process, software=software, clock=clock, standby=self._standby, streams=self._offered, **about
         )
@@ -157,13 +120,9 @@ class ClientSession:
         if self._state != "hello":
             raise RemoteProtocolError("welcome comes once, after hello")
         self._state = "open"
-        if self._welcome_by is not None:  # the first measure of the path
-            self.srtt_s = max(0.0, now - (self._welcome_by - WELCOME_WITHIN_S))
-            self._rttvar_s = self.srtt_s / 2
-            self._welcome_by = None
         self.sink = welcome.sink
-        self._window = welcome.window
-        self._budget_s = welcome.ack_budget_ms / 1000
+        self._allowance.window = welcome.window
+        self._watch.welcomed(welcome.ack_budget_ms / 1000, now)
         self._offset_s = now - welcome.mono_ms / 1000
         outputs: list[Output] = [Welcomed(welcome.sink, welcome.session)]
         for offer in self._offered:
@@ -196,8 +155,8 @@ class ClientSession:
         if self._standby:
             outputs.append(Send(encode(Stats(values={}))))
             self._standby = False
-        self.active = self._sending = True
-        self._progress_at = now
+        self.active = self._watch.active = self._sending = True
+        self._watch.progress(now)
         for offer in self._offered:
             foreign = not offer.sealed and self._manifest.acked_elsewhere(self.sink, offer.stream)
             if foreign and self._manifest.trusted(offer.stream):
@@ -238,13 +197,13 @@ class ClientSession:
 
     def idle(self, lane: Lane) -> bool:
         """Nothing of the open stream of this lane is in flight, and records may be sent: close the batch at once."""
-        if not self._sending or not self._window.batches:
+        if not self._sending or not self._allowance.window.batches:
             return False
         return not any(p.flights or p.at < p.next for p in self._places.values() if p.lane is lane and not p.sealed)
 
     def want(self) -> Fetch | None:
         """The next records to send, as far as the window goes: alarms, then new readings, with a share for old ones."""
-        if not self._sending or not self._window.batches:
+        if not self._sending or not self._allowance.window.batches:
             return None
         behind = [place for place in self._places.values() if place.at < place.next]
         alarm = next((place for place in behind if place.lane is Lane.ALARM), None)
@@ -255,40 +214,28 @@ class ClientSession:
         live = next((place for place in behind if not place.sealed), None)
         old = next((place for place in behind if place.sealed), None)
         if old is not None:
-            owed, spare = self._backlog_room()
-            fetch = self._fetch(old, _least(self._room(0), spare if live is None else owed))
+            owed, spare = self._allowance.backlog(self._flying(backlog=True))
+            fetch = self._fetch(old, self._room(0).least(spare if live is None else owed))
             if fetch is not None or live is None:
                 return fetch
         return self._fetch(live, self._room(0)) if live is not None else None
 
-    def _fetch(self, place: Place, room: _Room) -> Fetch | None:
+    def _fetch(self, place: Place, room: Room) -> Fetch | None:
         return Fetch(place.stream, place.at, room.bytes, room.records) if room.records > 0 and room.bytes > 0 else None
 
     @property
-    def in_flight(self) -> tuple[int, int]:
+    def in_flight(self) -> Room:
         """Records and bytes."""
-        places = self._places.values()
-        return sum(len(place.flights) for place in places), sum(place.bytes for place in places)
+        return self._flying()
 
-    def _limit_bytes(self) -> int:
-        return min(self._window.bytes, self._own_window_bytes)
+    def _flying(self, backlog: bool = False) -> Room:
+        places: Collection[Place] = self._places.values()
+        if backlog:
+            places = [place for place in places if place.sealed and place.lane is Lane.LIVE]
+        return Room(sum([len(place.flights) for place in places]), sum([place.bytes for place in places]))
 
-    def _room(self, extra: int) -> _Room:
-        """What may be sent now [W1, W2]."""
-        records, size = self.in_flight
-        if not records:
-            return _Room(self._window.batches + extra, max(1, self._limit_bytes()))
-        return _Room(self._window.batches + extra - records, max(1 if extra else 0, self._limit_bytes() - size))
-
-    def _backlog_room(self) -> tuple[_Room, _Room]:
-        """What sealed streams are owed, and what they may take when nothing new waits [M6]."""
-        old = [place for place in self._places.values() if place.sealed and place.lane is Lane.LIVE]
-        records, size = sum(len(place.flights) for place in old), sum(place.bytes for place in old)
-        share_records = max(1, self._window.batches // BACKLOG_SHARE)
-        share_bytes = max(1, self._limit_bytes() // BACKLOG_SHARE)
-        spare_records = max(1, self._window.batches - share_records)
-        spare_bytes = max(1, self._limit_bytes() - share_bytes)
-        return _Room(share_records - records, share_bytes - size), _Room(spare_records - records, spare_bytes - size)
+    def _room(self, extra: int) -> Room:
+        return self._allowance.room(self._flying(), extra)
 
     def fetched(self, fetch: Fetch, records: Sequence[Record], now: float) -> list[Output]:
         """The answer to `want`."""
@@ -302,14 +249,16 @@ class ClientSession:
             if hole >= place.at:
                 return self._fill(Fill(place.stream, place.at, hole))
         outputs: list[Output] = []
+        flying, size = self._flying()
         for record in records[: fetch.max_records]:
             frame = encode_record(record)
-            if not self._fits(place, len(frame)):
+            if flying and place.lane is not Lane.ALARM and size + len(frame) > self._allowance.bytes:
                 self._blocked = True
                 break
             outputs.append(Send(frame))
-            if not self.in_flight[0]:
-                self._progress_at = now
+            if not flying:
+                self._watch.progress(now)
+            flying, size = flying + 1, size + len(frame)
             place.flights.append(Flight(record.upto, len(frame), now, record.upto > place.sent))
             place.bytes += len(frame)
             place.at = record.upto + 1
@@ -325,16 +274,13 @@ class ClientSession:
         self._filled = fill
         return [fill]
 
-    def _fits(self, place: Place, size: int) -> bool:
-        records, in_flight = self.in_flight
-        return not records or place.lane is Lane.ALARM or in_flight + size <= self._limit_bytes()
-
     def results(self, results: Iterable[Result]) -> list[Output]:
-        """Sends what was not sent on this session yet [K5]."""
+        """Sends what was not sent on this session yet [K5]. `results`: all that wait for their ack."""
         if self._state != "open" or not self._sending:
             return []
+        results = list(results)
         new = [result for result in results if result.id not in self._results]
-        self._results.update(result.id for result in new)
+        self._results = {result.id for result in results}
         messages = [
             ResultMessage(id=r.id, outcome=r.outcome, reason=r.reason, value=r.value, utc_ms=r.utc_ms) for r in new
         ]
@@ -347,7 +293,7 @@ class ClientSession:
 
     def receive(self, message: FromServer, now: float) -> list[Output]:
         """One message of the server. Raises RemoteProtocolError; its `code` closes the connection."""
-        self._heard_at = now
+        self._watch.heard(now)
         match message:
             case Welcome():
                 return self._welcome(message, now)
@@ -364,9 +310,9 @@ class ClientSession:
             case ResultAck():
                 return [ResultStored(message.id)]
             case Flow():
-                self._window = message.window
+                self._allowance.window = message.window
                 self._blocked = False
-                self._progress_at = now
+                self._watch.progress(now)
                 return []
             case Move():
                 return [MoveAsked(message.deadline_ms / 1000, message.spread_ms / 1000, message.reason)]
@@ -388,25 +334,17 @@ class ClientSession:
                 progress = True
                 place.nacks = 0
                 if newest.sample:
-                    self._measure(now - newest.sent_at)
+                    self._watch.measure(now - newest.sent_at)
+                    self._allowance.measured(now - newest.sent_at)
             if not place.flights:
                 outputs.append(Hold(stream, 0))
         if progress:
             self._blocked = False
-            self._progress_at = now
-            if self.suspect:
-                self.suspect = False
+            self._watch.progress(now)
+            if self._watch.suspect:
+                self._watch.suspect = False
                 outputs.append(Recovered())
         return outputs
-
-    def _measure(self, sample_s: float) -> None:
-        """RFC 6298 §2; and how much this path carries without queueing."""
-        self._rttvar_s += (abs(self.srtt_s - sample_s) - self._rttvar_s) / 4
-        self.srtt_s += (sample_s - self.srtt_s) / 8
-        if sample_s > SLOW_ACK_S:
-            self._own_window_bytes = max(SMALLEST_WINDOW_BYTES, self._own_window_bytes // 2)
-        elif sample_s < FAST_ACK_S:
-            self._own_window_bytes = min(self._own_window_bytes * 2, max(self._window.bytes, OWN_WINDOW_BYTES))
 
     def _nack(self, nack: Nack, now: float) -> list[Output]:
         place = self._places.get(nack.stream)
@@ -425,7 +363,7 @@ class ClientSession:
             self._manifest.went_back(self.sink, nack.stream, nack.expected - 1)
         self._filled = None
         self._blocked = False
-        self._progress_at = now
+        self._watch.progress(now)
         return [Hold(nack.stream, place.at - 1 if place.flights else 0)]
 
     def _command(self, message: CommandMessage, now: float) -> Command:
@@ -437,46 +375,28 @@ class ClientSession:
     # ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     @property
+    def suspect(self) -> bool:
+        """Acks are overdue."""
+        return self._watch.suspect
+
+    @property
+    def srtt_s(self) -> float:
+        return self._watch.srtt_s
+
+    @property
     def ack_timeout_s(self) -> float:
-        wanted = self.srtt_s + 4 * self._rttvar_s + self._budget_s
-        return min(max(wanted, ACK_TIMEOUT_MIN_S), ACK_TIMEOUT_MAX_S)
+        return self._watch.ack_timeout_s
 
     def pong(self, now: float) -> None:
-        self._heard_at = now
-        self._pong_by = None
+        self._watch.pong(now)
 
     def deadline(self) -> float | None:
         """When to call `tick`."""
-        if self._state == "hello":
-            return self._welcome_by
-        if self._state != "open":
-            return None
-        ping = PING_ACTIVE_S if self.active else PING_STANDBY_S
-        ping_at = self._heard_at + ping if self._pong_by is None else self._pong_by
-        ack_by = self._ack_by()
-        return ping_at if ack_by is None else min(ping_at, ack_by)
-
-    def _ack_by(self) -> float | None:
-        if self.suspect:
-            return self._suspect_since + ABANDON_AFTER_S
-        if not self._window.batches or not any(place.flights for place in self._places.values()):
-            return None
-        return self._progress_at + self.ack_timeout_s
+        return self._watch.deadline(self._waits()) if self._state in ("hello", "open") else None
 
     def tick(self, now: float) -> list[Output]:
-        if self._welcome_by is not None and now >= self._welcome_by:
-            return [Dead(f"no welcome within {WELCOME_WITHIN_S:g} s")]
-        outputs: list[Output] = []
-        ack_by = self._ack_by()
-        if ack_by is not None and now >= ack_by:
-            if self.suspect:
-                return [Dead(f"no ack for {now - self._progress_at:.1f} s")]
-            self.suspect = True
-            self._suspect_since = now
-            outputs.append(Suspect())
-        if self._pong_by is not None and now >= self._pong_by:
-            return [Dead(f"no pong within {PONG_WITHIN_S:g} s")]
-        if self._pong_by is None and now >= self._heard_at + (PING_ACTIVE_S if self.active else PING_STANDBY_S):
-            self._pong_by = now + PONG_WITHIN_S
-            outputs.append(Ping())
-        return outputs
+        return self._watch.tick(self._waits(), now) if self._state in ("hello", "open") else []
+
+    def _waits(self) -> bool:
+        """Records are in flight, and the server has not asked for a pause [W3]."""
+        return bool(self._allowance.window.batches) and any(place.flights for place in self._places.values())

@@ -1,20 +1,31 @@
-"""Who we are and whom we trust: the TLS context and the bearer token of one endpoint.
+"""Who we are and whom we trust: the TLS context, the bearer token and the proxy's login of one endpoint.
 
-Verification is never off: TLS 1.2 at least, the host name always, the system's trust store or the private CA. A file
-that is missing, unreadable or open to others is an `AuthError` that names it: the endpoint rests, the daemon goes on.
+Verification is never off: TLS 1.2 at least, with forward secrecy and AEAD only; the host name or address always; the
+system's trust store or the private CA. A file that is missing, unreadable or open to others is an `AuthError` that
+names it: the endpoint rests, the daemon goes on.
+
+A secret may be readable by its group: a file of root's that is lent to the service is 0640, and one of systemd's
+credentials shows the mask of its access list there. Nobody else may read it, and only its owner may write it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import ssl
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from gateway.errors import AuthError
-from gateway.uplink.config import Endpoint, TlsSettings
+from gateway.errors import AuthError, DecodeError
+from gateway.uplink.certificate import Validity, certificate_validity, token_validity
+from gateway.uplink.config import Endpoint
+from gateway.uplink.proxy import Login
 
-_MAX_TOKEN_BYTES: Final = 16 * 1024
+_MAX_SECRET_BYTES: Final = 16 * 1024
+_MAX_LOGIN_BYTES: Final = 255  # RFC 1929: its length is one octet
+_OTHERS: Final = 0o037
+CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
+"""Of TLS 1.2; those of 1.3 are all of this kind."""
 
 
 class Credential(NamedTuple):
@@ -23,6 +34,7 @@ class Credential(NamedTuple):
     headers: dict[str, str]
     context: ssl.SSLContext | None
     """None for ws://."""
+    proxy: Login | None = None
 
 
 class Credentials:
@@ -35,57 +47,109 @@ class Credentials:
         """Changes when any of the files does, also when a link to it leads elsewhere now."""
         tls = self._endpoint.tls
         digest = hashlib.blake2b(digest_size=16)
-        for path in (self._endpoint.token_file, tls.cafile, tls.certfile, tls.keyfile):
+        for path in (self._endpoint.token_file, self._endpoint.proxy_auth_file, tls.cafile, tls.certfile, tls.keyfile):
             if path is not None:
                 try:
                     info = path.stat()
-                    digest.update(f"{info.st_ino} {info.st_mtime_ns} {info.st_size};".encode())
+                    digest.update(f"{info.st_dev} {info.st_ino} {info.st_mtime_ns} {info.st_size};".encode())
                 except OSError as error:
                     digest.update(f"{error.errno};".encode())
         return digest.digest()
 
     def read(self) -> Credential:
         """Raises AuthError."""
-        return Credential(self._headers(), self._context())
+        token = self._token()
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        return Credential(headers, self._context(), self._login())
 
-    def _headers(self) -> dict[str, str]:
+    def ends(self) -> list[tuple[str, Validity]]:
+        """What of ours has an end: a name for people, and from when until when it is good. Raises AuthError."""
+        found = []
+        token = self._token()
+        validity = token_validity(token)
+        if validity is not None:
+            found.append(("token", validity))
+        certfile = self._endpoint.tls.certfile
+        if certfile is not None:
+            try:
+                der = ssl.PEM_cert_to_DER_cert(_first_certificate(certfile.read_text("ascii", "replace")))
+                found.append(("client certificate", certificate_validity(der)))
+            except (OSError, ValueError, DecodeError) as error:
+                raise AuthError(f"certificate {certfile}: {error}") from error
+        return found
+
+    def _token(self) -> str:
+        """Empty where none is asked for."""
         path = self._endpoint.token_file
         if path is None:
-            return {}
-        try:
-            _private(path, "token")
-            text = path.read_bytes()[: _MAX_TOKEN_BYTES + 1].decode("ascii").strip()
-        except (OSError, UnicodeError) as error:
-            raise AuthError(f"token file {path}: {error}") from error
-        if not text or len(text) > _MAX_TOKEN_BYTES or not text.isprintable() or " " in text:
+            return ""
+        text = _secret(path, "token").strip()
+        if not text or not text.isascii() or not text.isprintable() or " " in text:
             raise AuthError(f"token file {path} does not hold one token")
-        return {"Authorization": f"Bearer {text}"}
+        return text
+
+    def _login(self) -> Login | None:
+        path = self._endpoint.proxy_auth_file
+        if path is None:
+            return None
+        login = Login(*_secret(path, "proxy login").rstrip("\r\n").partition(":")[::2])
+        if not all(each.isprintable() and 0 < len(each.encode()) <= _MAX_LOGIN_BYTES for each in login):
+            raise AuthError(f"proxy login file {path} does not hold one line `name:password`")
+        return login
 
     def _context(self) -> ssl.SSLContext | None:
         if not self._endpoint.url.startswith("wss:"):
             return None
         tls = self._endpoint.tls
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # verifies chain and name
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+        context.set_ciphers(CIPHERS)
+        context.set_alpn_protocols(["http/1.1"])
         try:
-            context = ssl.create_default_context(cafile=tls.cafile)
+            if tls.cafile is not None:
+                context.load_verify_locations(tls.cafile)
+            else:
+                context.load_default_certs()
         except (OSError, ssl.SSLError) as error:
             raise AuthError(f"CA file {tls.cafile}: {error}") from error
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.set_alpn_protocols(["http/1.1"])
         if tls.certfile is not None and tls.keyfile is not None:
-            _load(context, tls, tls.keyfile)
+            _load(context, tls.certfile, tls.keyfile)
         return context
 
 
-def _load(context: ssl.SSLContext, tls: TlsSettings, keyfile: Path) -> None:
+def _load(context: ssl.SSLContext, certfile: Path, keyfile: Path) -> None:
     try:
-        _private(keyfile, "key")
+        _private(keyfile.stat().st_mode, keyfile, "key")
         # an encrypted key must not ask on a terminal that nobody sits at
-        context.load_cert_chain(tls.certfile or keyfile, keyfile, password=lambda: "")
+        context.load_cert_chain(certfile, keyfile, password=lambda: "")
     except (OSError, ssl.SSLError) as error:
-        raise AuthError(f"certificate {tls.certfile} with key {keyfile}: {error}") from error
+        raise AuthError(f"certificate {certfile} with key {keyfile}: {error}") from error
 
 
-def _private(path: Path, what: str) -> None:
-    mode = path.stat().st_mode & 0o777
-    if mode & 0o077 & ~0o040:
-        raise AuthError(f"{what} file {path} has mode {mode:03o}: others can read it; chmod 600 {path}")
+def _first_certificate(text: str) -> str:
+    """Ours; those of its issuers follow."""
+    begin, end = ssl.PEM_HEADER, ssl.PEM_FOOTER
+    return begin + text.partition(begin)[2].partition(end)[0] + end
+
+
+def _secret(path: Path, what: str) -> str:
+    """What a file holds that only we may read. Raises AuthError."""
+    try:
+        with path.open("rb") as file:
+            _private(os.fstat(file.fileno()).st_mode, path, what)
+            data = file.read(_MAX_SECRET_BYTES + 1)
+        if len(data) > _MAX_SECRET_BYTES:
+            raise AuthError(f"{what} file {path} is too large")
+        return data.decode()
+    except (OSError, UnicodeError) as error:
+        raise AuthError(f"{what} file {path}: {_without_content(error)}") from error
+
+
+def _without_content(error: Exception) -> str:
+    return "not text" if isinstance(error, UnicodeError) else str(error)
+
+
+def _private(mode: int, path: Path, what: str) -> None:
+    if mode & _OTHERS:
+        raise AuthError(f"{what} file {path} has mode {mode & 0o777:03o}: others can read it; chmod 600 {path}")

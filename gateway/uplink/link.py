@@ -1,8 +1,9 @@
 """One WebSocket connection: the only place that knows the library. Text frames out, text frames in, errors mapped.
 
 The library's connection class is used without its reconnecting iterator: no redirects, no proxies from the environment,
-no keepalive of its own (the session pings), and `abort` instead of a closing handshake when the peer is silent. The
-kernel's timers stand behind our own.
+no keepalive of its own (the session pings), and `abort` instead of a closing handshake when the peer is silent.
+
+Each step of connecting has its own limit and its own words: DNS, TCP, the proxy, TLS, the upgrade.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import asyncio
 import logging
 import socket
 import ssl
+from collections.abc import Sequence
 from typing import Final
+from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection
 from websockets.client import ClientProtocol
@@ -27,18 +30,16 @@ from websockets.frames import CloseCode
 from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
 
-from gateway.errors import LinkError, RemoteProtocolError
+from gateway.errors import DecodeError, LinkError, RemoteProtocolError
 from gateway.protocol.messages import MAX_DOWN_BYTES, SUBPROTOCOL
 from gateway.uplink import reactions
 from gateway.uplink.auth import Credential
+from gateway.uplink.certificate import pin
 from gateway.uplink.config import Endpoint
+from gateway.uplink.dial import dial, talk_through
+from gateway.uplink.proxy import talk
 from gateway.uplink.reactions import Kind, Reaction, Refused
 
-HAPPY_EYEBALLS_S: Final = 0.25
-"""RFC 8305: the next address is tried when the first has not answered for this long."""
-TCP_USER_TIMEOUT_MS: Final = 10_000
-KEEPALIVE_S: Final = (30, 10, 3)
-"""Idle before the first probe, between probes, probes."""
 CLOSE_WITHIN_S: Final = 1.0
 WRITE_LIMIT_BYTES: Final = 64 * 1024
 USER_AGENT: Final = "gateway"
@@ -112,11 +113,45 @@ class Link:
 
 
 async def open_link(endpoint: Endpoint, credential: Credential) -> Link:
-    """Connects, TLS, handshake: within `connect_timeout` each for TCP with TLS, and for the upgrade.
+    """Name, TCP, proxy, TLS, pins, upgrade: within `connect_timeout` each.
 
     Raises:
         Refused: it did not work; the reaction says what to do.
     """
+    sock = await _reach(endpoint, credential)
+    connection = await _secure(sock, endpoint, credential)
+    try:
+        if endpoint.tls.pins:
+            _check_pin(connection.transport.get_extra_info("ssl_object"), endpoint.tls.pins)
+        await _upgrade(connection, endpoint, credential)
+    except BaseException:
+        connection.transport.abort()
+        raise
+    return Link(connection)
+
+
+async def _reach(endpoint: Endpoint, credential: Credential) -> socket.socket:
+    """A socket that leads to the endpoint, perhaps through a proxy."""
+    uri, within_s = parse_uri(endpoint.url), endpoint.connect_timeout
+    if not endpoint.proxy:
+        return await dial(uri.host, uri.port, endpoint.interface, within_s)
+    proxy = urlsplit(endpoint.proxy)
+    host, port = proxy.hostname or "", proxy.port or 0  # both are there: the configuration has been checked
+    try:
+        sock = await dial(host, port, endpoint.interface, within_s)
+    except Refused as error:
+        raise Refused(error.reaction._replace(reason=f"proxy: {error.reaction.reason}")) from error
+    way = f"proxy {proxy.netloc} to {uri.host}:{uri.port}"
+    try:
+        await talk_through(sock, talk(proxy.scheme, uri.host, uri.port, credential.proxy, way), way, within_s)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+async def _secure(sock: socket.socket, endpoint: Endpoint, credential: Credential) -> ClientConnection:
+    """The connection object on the socket; with wss:// when the certificate of the server is found good."""
     uri = parse_uri(endpoint.url)
     deflate = ClientPerMessageDeflateFactory(
         server_no_context_takeover=True, client_max_window_bits=15, compress_settings={"memLevel": 5}
@@ -128,60 +163,57 @@ async def open_link(endpoint: Endpoint, credential: Credential) -> Link:
         max_size=MAX_DOWN_BYTES,
         logger=_library_log,
     )
-    loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(endpoint.connect_timeout):
-            transport, connection = await loop.create_connection(
+            _, connection = await asyncio.get_running_loop().create_connection(
                 lambda: ClientConnection(
                     protocol, ping_interval=None, close_timeout=CLOSE_WITHIN_S, write_limit=WRITE_LIMIT_BYTES
                 ),
-                uri.host,
-                uri.port,
+                sock=sock,
                 ssl=credential.context,
                 server_hostname=uri.host if uri.secure else None,
-                happy_eyeballs_delay=HAPPY_EYEBALLS_S,
             )
-    except (OSError, ssl.SSLError, TimeoutError) as error:
-        raise Refused(_unreachable(endpoint, error)) from error
+    except TimeoutError as error:
+        reason = f"TLS handshake stalled: not done within {endpoint.connect_timeout:g} s"
+        raise Refused(Reaction(Kind.RETRY, reason)) from error
+    except OSError as error:
+        raise Refused(_insecure(error)) from error
+    return connection
+
+
+def _check_pin(tls: ssl.SSLObject, pins: Sequence[str]) -> None:
+    """The key of the server's own certificate: the only one that every handshake shows. Raises Refused."""
     try:
-        _harden(transport.get_extra_info("socket"))
+        found = pin(tls.getpeercert(binary_form=True) or b"")
+    except DecodeError as error:
+        found = str(error)
+    if found not in pins:
+        reason = f"the key of the server is not one of the pins: its certificate has {found}"
+        raise Refused(Reaction(Kind.REST, reason, reactions.QUARTER_HOUR_S))
+
+
+async def _upgrade(connection: ClientConnection, endpoint: Endpoint, credential: Credential) -> None:
+    try:
         async with asyncio.timeout(endpoint.connect_timeout):
             await connection.handshake(credential.headers, USER_AGENT)
-        if connection.subprotocol != SUBPROTOCOL:
-            raise Refused(Reaction(Kind.REST, f"the server does not speak {SUBPROTOCOL}", reactions.HOUR_S))
     except (InvalidStatus, InvalidHandshake, OSError, TimeoutError) as error:
-        transport.abort()
         raise Refused(_refused(endpoint, error, connection.connection_exc)) from error
-    except BaseException:
-        transport.abort()
-        raise
-    return Link(connection)
+    if connection.subprotocol != SUBPROTOCOL:
+        raise Refused(Reaction(Kind.REST, f"the server does not speak {SUBPROTOCOL}", reactions.HOUR_S))
 
 
-def _harden(sock: socket.socket) -> None:
-    """The kernel gives up where nobody else notices: a peer that is gone, or has stopped taking data."""
-    idle, interval, probes = KEEPALIVE_S
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, interval)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, probes)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TCP_USER_TIMEOUT_MS)
-
-
-def _unreachable(endpoint: Endpoint, error: OSError) -> Reaction:
+def _insecure(error: OSError) -> Reaction:
     """A failed certificate check is an OSError as well, but no passing one."""
     if isinstance(error, ssl.SSLCertVerificationError):
         reason = f"certificate of the server refused: {error.verify_message}"
         if error.verify_code == _NOT_YET_VALID:  # our clock is not set yet, which passes
             return Reaction(Kind.RETRY, reason)
         return Reaction(Kind.REST, reason, reactions.QUARTER_HOUR_S)
-    if isinstance(error, TimeoutError):
-        return Reaction(Kind.RETRY, f"no connection within {endpoint.connect_timeout:g} s")
     if isinstance(error, ssl.SSLError):
         return _tls_failed(error)
-    if isinstance(error, ConnectionResetError) and not error.errno:
+    if isinstance(error, ConnectionError):
         return Reaction(Kind.RETRY, "the server closed the connection during the TLS handshake")
-    return Reaction(Kind.RETRY, f"cannot connect: {error.strerror or error}")
+    return Reaction(Kind.RETRY, f"TLS handshake failed: {error.strerror or error}")
 
 
 def _tls_failed(error: ssl.SSLError) -> Reaction:
@@ -203,7 +235,7 @@ def _refused(endpoint: Endpoint, error: Exception, lost: BaseException | None) -
         case InvalidHandshake():
             return Reaction(Kind.RETRY, f"not a server of this protocol: {error}", reactions.PROTOCOL_PAUSE_S)
         case TimeoutError():
-            return Reaction(Kind.RETRY, f"no answer to the handshake within {endpoint.connect_timeout:g} s")
+            return Reaction(Kind.RETRY, f"no answer to the upgrade within {endpoint.connect_timeout:g} s")
         case _:
             return Reaction(Kind.RETRY, f"connection lost during the handshake: {error}")
 

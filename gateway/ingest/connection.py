@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from typing import Final, Protocol
 
 from websockets.asyncio.server import ServerConnection
@@ -16,6 +17,7 @@ from websockets.exceptions import ConnectionClosed
 from gateway.errors import RemoteProtocolError, StoreError
 from gateway.ingest.committer import Committer
 from gateway.ingest.sinks.sqlite import StoredResult
+from gateway.protocol.marks import Mark, Streams
 from gateway.protocol.messages import (
     CommandMessage,
     FromServer,
@@ -30,7 +32,6 @@ from gateway.protocol.server import (
     Greet,
     Leave,
     LookUp,
-    Mark,
     Output,
     Promoted,
     Report,
@@ -38,13 +39,14 @@ from gateway.protocol.server import (
     ServerSession,
     Store,
     StoreResult,
-    Streams,
 )
 
 log = logging.getLogger(__name__)
 
 MAX_UNDER_WAY: Final = 128
-"""Entries of one connection that wait for the store; the window (32) keeps a conforming gateway far below."""
+"""Entries and results of one connection that wait for the store; a window of 32 keeps gateways far below."""
+MAX_UNDER_WAY_BYTES: Final = 4 << 20
+"""The same in bytes; a window has 1 MiB. What is above either is not read from the socket."""
 MAX_OUTBOX: Final = 1024
 """Messages for a gateway that does not read; then the connection is dropped."""
 SEND_WITHIN_S: Final = 20.0
@@ -87,7 +89,10 @@ class Uplink:
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
-        self._under_way = 0
+        self._entries: deque[int] = deque()
+        self._results: deque[int] = deque()
+        """Sizes of what waits for the store, which answers in order."""
+        self._under_way_bytes = 0
         self._close: tuple[int, str] | None = None
 
     @property
@@ -98,16 +103,27 @@ class Uplink:
 
     def settled(self, mine: int) -> None:
         """The store answered `mine` entries of this connection; with 0, one of another session of the same gateway."""
-        self._under_way -= mine
-        if self._under_way < MAX_UNDER_WAY:
+        for _ in range(mine):
+            self._under_way_bytes -= self._entries.popleft()
+        self._make_room()
+
+    def result_stored(self, command_id: str) -> None:
+        self._under_way_bytes -= self._results.popleft()
+        self._send(self.session.result_stored(command_id))
+        self._make_room()
+
+    def _make_room(self) -> None:
+        if not self._full:
             self._room.set()
         self._wake.set()
 
+    @property
+    def _full(self) -> bool:
+        waiting = len(self._entries) + len(self._results)
+        return waiting >= MAX_UNDER_WAY or self._under_way_bytes >= MAX_UNDER_WAY_BYTES
+
     def command(self, command: CommandMessage) -> None:
         self._send(self.session.command(command, self._house.monotonic()))
-
-    def result_stored(self, command_id: str) -> None:
-        self._send(self.session.result_stored(command_id))
 
     def flow(self, window: Window) -> None:
         if self.session.ready:
@@ -165,9 +181,7 @@ class Uplink:
         for output in outputs:
             match output:
                 case Store(entry):
-                    self._under_way += 1
-                    if self._under_way >= MAX_UNDER_WAY:
-                        self._room.clear()
+                    self._takes(self._entries, len(entry.raw))
                     self._house.committer.store(entry, self)
                 case Send(message):
                     self._outbox.append(message)
@@ -178,6 +192,7 @@ class Uplink:
                     marks = await call(self._house.committer.sink.marks, self.gateway, [stream])
                     await self._act(self.session.learned(stream, marks[stream]))
                 case StoreResult(result):
+                    self._takes(self._results, len(result.id) + len(result.reason))
                     self._house.committer.store_result(StoredResult(self.gateway, result), self)
                 case Report(stats):
                     self._house.reported(self, stats)
@@ -186,6 +201,12 @@ class Uplink:
                 case Leave(reason):
                     self.close(1000, reason)
         self._wake.set()
+
+    def _takes(self, waiting: deque[int], size: int) -> None:
+        waiting.append(size)
+        self._under_way_bytes += size
+        if self._full:
+            self._room.clear()
 
     async def _greet(self, hello: Hello) -> None:
         house = self._house

@@ -14,14 +14,21 @@ import msgspec
 
 from gateway.model import ClockState, GapReason, Status, Value
 from gateway.protocol.batch import Body, Group
+from gateway.protocol.entry import Entry
 from gateway.protocol.messages import GapBody, Hello
-from gateway.protocol.server import Entry
 
 TRAIL: Final = 60
 """Points of a sparkline: at one value a second, a minute."""
 MAX_SERIES: Final = 20_000
 """With its trail, one takes about 1 KiB; what is beyond is stored all the same, only not shown live."""
+MAX_NAME: Final = 256
+"""Characters of gateway, device and point together; longer ones are not shown live either."""
+MAX_TEXT: Final = 200
+"""Characters of a text value that are kept for viewers."""
 _RATE_OVER_MS: Final = 5_000
+
+_Shape = tuple[str, str, tuple[str, ...], tuple[str, ...]]
+"""Gateway, device, points, units."""
 
 
 class GatewayView(msgspec.Struct):
@@ -103,7 +110,9 @@ class LiveState:
         self.gateways: dict[str, GatewayView] = {}
         self.version = 0
         self._series: dict[tuple[str, str, str], _Series] = {}
-        self._shapes: dict[tuple[str, str, tuple[str, ...], tuple[str, ...]], tuple[_Series | None, ...]] = {}
+        self._shapes: dict[_Shape, tuple[_Series | None, ...]] = {}
+        self._cells = 0
+        """Points in all of them."""
         self._counted: dict[str, deque[tuple[int, int]]] = {}
 
     # ── in ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -150,8 +159,8 @@ class LiveState:
             self.gateway(gateway)
             [series] = self._of(gateway, device, (point,), (unit,))
             if series is not None:
-                series.value, series.status, series.ts_ms = value, status, ts_ms
-                series.trail.append(value)
+                series.value, series.status, series.ts_ms = _kept(value), status, ts_ms
+                series.trail.append(series.value)
 
     def _batch(self, view: GatewayView, body: Body, offset_ms: int, now_ms: int) -> None:
         self.version += 1
@@ -179,7 +188,7 @@ class LiveState:
         for i, series in enumerate(self._of(gateway, group.device, group.points, group.units)):
             if series is not None and newest >= series.ts_ms:
                 column = group.q[i] if group.q is not None else None
-                series.value = value = group.v[i][row]
+                series.value = value = _kept(group.v[i][row])
                 series.status = Status.GOOD if column is None else column[row]
                 series.ts_ms, series.trust, series.version = newest, trust, version
                 series.trail.append(value)
@@ -192,19 +201,25 @@ class LiveState:
         shape = (gateway, device, points, units)
         known = self._shapes.get(shape)
         if known is None:
-            if len(self._shapes) >= MAX_SERIES:
-                self._shapes.clear()
-            known = self._shapes[shape] = tuple(
-                self._find(gateway, device, point, unit) for point, unit in zip(points, units, strict=True)
-            )
+            known = tuple(self._find(gateway, device, point, unit) for point, unit in zip(points, units, strict=True))
+            if None not in known:  # else its names may be of any length
+                self._remember(shape, known)
         return known
+
+    def _remember(self, shape: _Shape, series: tuple[_Series | None, ...]) -> None:
+        if self._cells + len(series) > 4 * MAX_SERIES:  # somebody makes up shapes: begin again
+            self._shapes.clear()
+            self._cells = 0
+        self._shapes[shape] = series
+        self._cells += len(series)
 
     def _find(self, gateway: str, device: str, point: str, unit: str) -> _Series | None:
         series = self._series.get((gateway, device, point))
-        if series is None and len(self._series) < MAX_SERIES:
+        fits = len(self._series) < MAX_SERIES and len(gateway) + len(device) + len(point) <= MAX_NAME
+        if series is None and fits:
             series = self._series[gateway, device, point] = _Series(gateway, device, point, unit)
         if series is not None:
-            series.unit = unit
+            series.unit = unit[:MAX_TEXT]
         return series
 
     # ── out ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -228,6 +243,11 @@ class LiveState:
         return [each.view() for each in self._series.values() if each.version > since]
 
 
+def _kept(value: Value | None) -> Value | None:
+    """Of a long text the beginning: viewers need no more, and memory is bounded."""
+    return value[:MAX_TEXT] if isinstance(value, str) else value
+
+
 def shown(value: Value | None) -> tuple[str, float | None]:
     """As text, exact, and as a number where it is one."""
     if value is None:
@@ -235,5 +255,5 @@ def shown(value: Value | None) -> tuple[str, float | None]:
     if isinstance(value, bool):
         return ("true" if value else "false"), float(value)
     if isinstance(value, str):
-        return value[:200], None
+        return value, None
     return repr(value), float(value)

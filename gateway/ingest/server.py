@@ -30,6 +30,7 @@ from gateway.ingest.committer import MAX_GROUP, Committer
 from gateway.ingest.config import Settings, shown
 from gateway.ingest.connection import TRY_LATER, Uplink
 from gateway.ingest.control import Control
+from gateway.ingest.descriptors import Descriptors
 from gateway.ingest.door import Forbidden, gateway_name
 from gateway.ingest.fleet import Fleet
 from gateway.ingest.live import LiveState
@@ -89,6 +90,7 @@ class IngestServer:
 
     async def start(self) -> None:
         """Raises ConfigError, StoreError."""
+        Descriptors(asyncio.get_running_loop())
         self.live.seed(await self.committer.call(self.sink.latest))
         for gap in await self.committer.call(self.sink.gaps):
             self.live.gaps(*gap)

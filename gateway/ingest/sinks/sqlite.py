@@ -24,6 +24,7 @@ import msgspec
 from gateway.errors import DecodeError, StoreError
 from gateway.ingest.live import Seed
 from gateway.ingest.sinks.rows import Rows, rows, value_of
+from gateway.ingest.sinks.series import SeriesNumbers
 from gateway.model import ClockState, GapReason, Lane, RecordKind, Status, Trust
 from gateway.protocol.batch import Body
 from gateway.protocol.entry import Entry
@@ -72,7 +73,6 @@ class SqliteSink:
     def __init__(self, folder: Path) -> None:
         self.path = folder / FILE
         self._db: sqlite3.Connection | None = None
-        self._series: dict[tuple[str, str, str, str], int] = {}
         self._codes: dict[Status, int] = {}
         self._next_id = 1
         self.sink_id = ""
@@ -155,7 +155,7 @@ class SqliteSink:
         (self.sink_id,) = db.execute("SELECT id FROM sink").fetchone()
         (last,) = db.execute("SELECT max(id) FROM reading").fetchone()
         self._next_id = (last or 0) + 1
-        self._series = {(g, d, p, u): n for n, g, d, p, u in db.execute("SELECT * FROM series")}
+        self._series = SeriesNumbers(db)
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -270,9 +270,9 @@ class SqliteSink:
                 for gateway, result in results:
                     _store_result(db, gateway, result, now_ms)
         except BaseException:
-            for key in group.new_series:
-                self._series.pop(key, None)
+            self._series.rolled_back()
             raise
+        self._series.committed()
         self._next_id = group.next_id
         return verdicts
 
@@ -282,13 +282,12 @@ class _Group:
 
     def __init__(
         self,
-        series: dict[tuple[str, str, str, str], int],
+        series: SeriesNumbers,
         codes: dict[Status, int],
         next_id: int,
         now_ms: int,
     ) -> None:
         self.next_id = next_id
-        self.new_series: list[tuple[str, str, str, str]] = []
         self._series = series
         self._codes = codes
         self._now_ms = now_ms
@@ -374,16 +373,7 @@ class _Group:
                 clock = ClockState(clock.boot, known[0], known[1], Trust(known[2]))
 
         def series(device: str, point: str, unit: str) -> int:
-            key = (entry.gateway, device, point, unit)
-            number = self._series.get(key)
-            if number is None:
-                number = db.execute(
-                    "INSERT INTO series (gateway, device, point, unit) VALUES (?, ?, ?, ?)", key
-                ).lastrowid
-                assert number is not None
-                self._series[key] = number
-                self.new_series.append(key)
-            return number
+            return self._series.number(db, (entry.gateway, device, point, unit))
 
         made = rows(body, clock.offset_ms, self.next_id, series, self._codes)
         self._rows += made

@@ -20,7 +20,8 @@ from gateway.protocol.manifest import Manifest
 from gateway.protocol.outputs import MoveAsked
 from gateway.uplink.auth import Credentials
 from gateway.uplink.config import UplinkSettings
-from gateway.uplink.failover import Action, Activate, Connect, Failover, Retire, State
+from gateway.uplink.connections import Action, Activate, Connect, Retire, State
+from gateway.uplink.failover import Failover
 from gateway.uplink.ports import Commands, Outbox
 from gateway.uplink.reactions import Reaction
 from gateway.uplink.session import Carrier, Self

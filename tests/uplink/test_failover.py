@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random as randoms
 from collections.abc import Callable
 
@@ -12,7 +13,16 @@ from hypothesis import strategies as st
 from gateway.uplink import reactions
 from gateway.uplink.backoff import BREAKER_MAX_S, CEILING_S, Backoff
 from gateway.uplink.config import Standby
-from gateway.uplink.failover import MAX_CONNECTIONS, Activate, Connect, Failover, Retire, State
+from gateway.uplink.connections import Activate, Connect, Retire, Spending, State
+from gateway.uplink.failover import (
+    FAIL_BACK_JITTER_S,
+    HEALTHY_S,
+    HEDGE_EVERY_S,
+    MAX_CONNECTIONS,
+    MOVE_MAX_S,
+    SPARE_JITTER_S,
+    Failover,
+)
 from gateway.uplink.reactions import Kind, Reaction
 
 LOST = Reaction(Kind.RETRY, "connection lost")
@@ -30,6 +40,7 @@ class World:
         random: Callable[[], float] = lambda: 0.5,
         refusal: Reaction = LOST,
         sinks: str = "",
+        look_s: float = 1.0,
     ) -> None:
         self.up = up
         self.refusal = refusal
@@ -43,6 +54,9 @@ class World:
         self.active: int | None = None
         self.attempts: list[tuple[float, int]] = []
         self.activations: list[tuple[float, int]] = []
+        self.look_s = look_s
+        """How often the sessions are looked after."""
+        self.offline_s = 0.0
         self.perform(self.machine.tick(self.now))
 
     def perform(self, actions: list[Connect | Activate | Retire]) -> None:
@@ -62,17 +76,24 @@ class World:
         assert alive <= MAX_CONNECTIONS
 
     def run(self, seconds: float) -> None:
-        end = self.now + seconds
-        while True:
+        self.run_until(lambda: False, seconds)
+
+    def run_until(self, condition: Callable[[], bool], seconds: float) -> float:
+        """Returns the seconds that it took."""
+        began = self.now
+        while not condition():
             times = [at for at, _ in self.opening.values()]
             deadline = self.machine.deadline(self.now)
             times += [deadline] if deadline is not None else []
-            times += [self.now + 1.0] if self.open else []  # look after the sessions once a second
-            if not times or min(times) > end:
-                self.now = end
-                return
-            self.now = max(self.now, min(times))
+            times += [self.now + self.look_s] if self.open else []
+            if not times or min(times) > began + seconds:
+                self.now = began + seconds
+                break
+            then = max(self.now, min(times))
+            self.offline_s += then - self.now if self.serving is None else 0.0
+            self.now = then
             self.step()
+        return self.now - began
 
     def step(self) -> None:
         for number in list(self.retiring):
@@ -252,23 +273,197 @@ def test_a_suspect_is_not_hedged_on_another_sink_until_it_is_given_up() -> None:
     assert Activate(2) in world.machine.failed(first, LOST, b"", world.now)
 
 
-def test_a_suspect_that_recovers_goes_on_when_nobody_took_over_and_is_left_when_somebody_did() -> None:
+def test_a_suspect_that_recovers_goes_on_when_nobody_took_over_and_waits_in_line_when_somebody_did() -> None:
     alone, pair = World([always]), World([always, always])
     for world in (alone, pair):
         world.run(10)
         assert world.active == 1
-        world.machine.suspect(1, world.now)
+        world.perform(world.machine.suspect(1, world.now))
     assert Activate(1) in alone.machine.recovered(1, alone.now)
     assert alone.machine.state(0).states[0] is State.ACTIVE
-    assert [type(action) for action in pair.machine.recovered(1, pair.now)] == [Retire]
+    assert pair.machine.recovered(1, pair.now) == []
+    assert pair.machine.state(0).states == (State.STANDBY,), "it is open and well: what is better to return to?"
+    pair.run(HEALTHY_S + FAIL_BACK_JITTER_S)
+    assert pair.activations[-1] == (pytest.approx(1010 + HEALTHY_S + FAIL_BACK_JITTER_S / 2, abs=1), 0)
+    assert len(pair.attempts) == 3, "and nothing was opened for it, but a standby afterwards"
 
 
-def test_a_suspect_that_recovers_carries_again_when_its_successor_is_suspect_too() -> None:
+def test_a_suspect_is_run_away_from_once_a_minute_only() -> None:
     world = World([always, always])
     world.run(10)
     assert world.machine.suspect(1, world.now) == [Activate(2)]
-    world.machine.suspect(2, world.now)
-    assert Activate(1) in world.machine.recovered(1, world.now), "it was told to pause"
+    actions = world.machine.suspect(2, world.now + 0.7)
+    assert actions == [Connect(3, 0, True)], "both are suspect: something is made ready"
+    world.machine.failed(3, LOST, b"", world.now + 2)
+    assert world.machine.recovered(1, world.now + 3) == [], "it may not yet"
+    assert world.machine.tick(world.now + HEDGE_EVERY_S) == [Activate(1)]
+
+
+def test_a_suspect_that_is_given_up_is_replaced_at_once_however_recent_the_last_switch() -> None:
+    world = World([always, always])
+    world.run(10)
+    world.machine.suspect(1, world.now)
+    world.machine.suspect(2, world.now + 0.7)
+    world.machine.recovered(1, world.now + 3)
+    assert Activate(1) in world.machine.failed(2, LOST, b"", world.now + 3.7)
+
+
+def test_a_replaced_connection_whose_acks_are_overdue_again_is_no_standby() -> None:
+    world = World([always, always])
+    world.run(10)
+    world.machine.suspect(1, world.now)
+    world.machine.recovered(1, world.now)
+    world.machine.suspect(1, world.now)
+    actions = world.machine.failed(2, LOST, b"", world.now)
+    assert Activate(1) not in actions
+
+
+def test_a_session_that_never_lets_go_costs_one_of_four_connections_and_nothing_else() -> None:
+    machine = Failover((False, False), Standby.AUTO, lambda: 0.0)
+    machine.tick(0.0)
+    machine.opened(1, "s", 0.1)
+    machine.opened(2, "s", 0.2)
+    machine.move(1, 60.0, 0.0, 1.0)
+    assert machine.state(0).states == (State.RETIRING,)
+    now, newest = 100.0, 2
+    for _ in range(10):  # the other endpoint asks for a move again and again, and no session ends
+        actions = machine.move(newest, 5.0, 0.0, now)
+        actions += machine.tick(now + 10.0)
+        for action in actions:
+            if isinstance(action, Connect):
+                machine.opened(action.connection, "s", now)
+                newest = action.connection
+        now += 100.0
+    open_now = [state for index in (0, 1) for state in machine.state(index).states]
+    assert len(open_now) <= MAX_CONNECTIONS
+    assert open_now.count(State.ACTIVE) == 1
+
+
+def test_a_move_for_longer_than_an_hour_is_for_an_hour() -> None:
+    machine = Failover((False, False), Standby.COLD, lambda: 0.0)
+    machine.tick(0.0)
+    machine.opened(1, "s", 0.1)
+    machine.move(1, 1e12, 1e12, 1.0)
+    assert machine.state(0).not_before == 1.0 + MOVE_MAX_S
+
+
+def test_a_standby_that_is_asked_to_move_goes_and_another_one_comes() -> None:
+    world = World([always, always, always])
+    world.run(10)
+    world.perform(world.machine.move(2, 60.0, 0.0, world.now))
+    assert world.machine.state(1).states == (State.RETIRING,)
+    world.run(SPARE_JITTER_S + 1)
+    assert world.machine.state(2).states == (State.STANDBY,)
+    assert world.serving == 0
+
+
+@pytest.mark.parametrize(("up_s", "down_s", "returns"), [(240, 60, 0), (600, 60, 30)])
+def test_a_flapping_primary_is_returned_to_at_most_twice_in_any_hour(up_s: int, down_s: int, returns: int) -> None:
+    """Four minutes up and one down: five healthy minutes never come. Ten up and one down: they do."""
+    dice = randoms.Random(1)
+    world = World([lambda t: (t - 1000) % (up_s + down_s) >= down_s, always], random=dice.random)
+    world.run(48 * 3600)
+    back = [at for at, endpoint in world.activations if endpoint == 0]
+    assert all(later - sooner >= 3600 for sooner, later in zip(back, back[2:], strict=False))
+    assert len(back) >= returns
+    assert (len(back) == 0) == (returns == 0)
+    assert world.offline_s < 60, "the standby carries whenever the primary is down"
+
+
+def test_after_two_returns_it_holds_for_an_hour() -> None:
+    world = World([lambda t: (t - 1000) % 660 >= 60, always], random=lambda: 0.0)
+    world.run(24 * 3600)
+    back = [at for at, endpoint in world.activations if endpoint == 0]
+    waits = [later - sooner for sooner, later in itertools.pairwise(back)]
+    assert waits[0] < 3600 <= waits[1]
+
+
+@pytest.mark.parametrize("endpoints", [1, 2, 3])
+@pytest.mark.parametrize("seed", range(5))
+def test_after_a_day_without_any_endpoint_it_is_back_within_a_minute(endpoints: int, seed: int) -> None:
+    dice = randoms.Random(seed)
+    back_at = 1000.0 + 86_400 + dice.random() * 100
+    world = World([lambda t: t >= back_at] * endpoints, random=dice.random)
+    world.run(back_at - world.now)
+    attempts = len(world.attempts)
+    assert attempts < 86_400 / 20 * endpoints, "thirty seconds on average, and the beginning"
+    took = world.run_until(lambda: world.serving is not None, CEILING_S + 1)
+    assert took <= CEILING_S + 0.1
+
+
+def test_an_endpoint_that_accepts_and_never_answers_does_not_keep_others_from_being_tried() -> None:
+    """Its connections stay under way until their time is up; the others are tried beside them."""
+    machine = Failover((False, False, False), Standby.AUTO, lambda: 0.5)
+    under_way: dict[int, tuple[int, float]] = {}
+    served, now, end = None, 0.0, 3.5
+    while now < end and served is None:
+        actions = machine.tick(now)
+        for number, (endpoint, since) in list(under_way.items()):
+            if endpoint == 2 and now >= since + 0.05:
+                actions += machine.opened(number, "s", now)
+                served = now
+            elif now >= since + 3.0:
+                del under_way[number]
+                actions += machine.failed(number, LOST, b"", now)
+        for action in actions:
+            if isinstance(action, Connect):
+                under_way[action.connection] = action.endpoint, now
+        now += 0.05
+    assert served == pytest.approx(2.05, abs=0.11), "one second after the other"
+
+
+def test_a_fleet_that_loses_one_of_three_servers_comes_to_the_others_spread_over_the_jitter() -> None:
+    """500 gateways; cold ones fall upon the survivors, warm ones only look for another standby."""
+    for policy, spread_s in ((Standby.COLD, 0.1), (Standby.AUTO, SPARE_JITTER_S)):
+        dice = randoms.Random(7)
+        accepts: list[float] = []
+        for i in range(500):
+            order = [(i + k) % 3 for k in range(3)]  # every server is the first of a third
+            ups = [(lambda t: t < 1010.0) if server == 0 else always for server in order]
+            world = World(ups, standby=policy, random=dice.random)
+            world.run(9.99)
+            world.look_s = 0.01
+            before = len(world.attempts)
+            carried = order[world.serving or 0] == 0
+            world.run(spread_s + 0.3)
+            later = [at for at, endpoint in world.attempts[before:] if order[endpoint] != 0]
+            assert world.serving is not None
+            assert order[world.serving] != 0
+            accepts += later
+            if carried and policy is Standby.COLD:
+                assert later
+        assert len(accepts) >= 160
+        window = spread_s / 10
+        busiest = max(sum(1 for at in accepts if start <= at < start + window) for start in accepts)
+        fair = len(accepts) / 10
+        assert busiest <= 2.2 * fair, f"{busiest} in a tenth of the time, {fair:.0f} were fair"
+        assert max(accepts) <= 1010.05 + spread_s
+
+
+def test_an_endpoint_down_to_its_reserve_comes_last_and_is_left_at_once_for_one_that_works() -> None:
+    world = World([always, lambda t: t >= 1100], metered=(True, False))
+    world.run(50)
+    world.perform(world.machine.spent(0, Spending.RESERVE, world.now))
+    world.run(30)
+    assert world.serving == 0, "there is no other"
+    world.run(400)
+    assert world.serving == 1
+    assert world.machine.state(0).states == (), "a metered one is no standby"
+    world.perform(world.machine.spent(0, Spending.WITHIN, world.now))
+    world.run(1200)
+    assert world.serving == 0, "a new day"
+
+
+def test_an_endpoint_that_has_spent_all_is_left_and_not_tried_until_a_new_day() -> None:
+    world = World([always], metered=(True,))
+    world.run(50)
+    world.perform(world.machine.spent(0, Spending.OVER, world.now))
+    world.run(3600)
+    assert world.serving is None
+    assert len(world.attempts) == 1
+    world.perform(world.machine.spent(0, Spending.WITHIN, world.now))
+    world.run(1)
+    assert world.serving == 0
 
 
 def test_a_move_with_one_endpoint_opens_a_second_connection_before_it_leaves_the_first() -> None:

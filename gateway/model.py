@@ -12,7 +12,7 @@ to the batch (`ClockState`), so that a stamp taken before the clock was set can 
 from __future__ import annotations
 
 from enum import Enum, StrEnum
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
@@ -89,10 +89,10 @@ class Trust(StrEnum):
 class ClockState(msgspec.Struct, frozen=True):
     """What is known of UTC at one moment of one boot: UTC = boot time + offset."""
 
-    boot: str
+    boot: Annotated[str, msgspec.Meta(extra_json_schema={"pattern": "^[0-9a-f]{32}$"})]
     """The kernel's boot id, 32 hex digits."""
     offset_ms: int
-    error_ms: int
+    error_ms: Annotated[int, msgspec.Meta(extra_json_schema={"minimum": -1})]
     """Half the width of the interval that the true offset is believed to be in; -1 when nothing is known."""
     trust: Trust
 

@@ -15,6 +15,8 @@ BACKLOG_SHARE: Final = 5
 OWN_WINDOW_BYTES: Final = 64 * 1024
 """In flight at first, before the path has shown that it is fast."""
 SMALLEST_WINDOW_BYTES: Final = 16 * 1024
+MAX_WINDOW: Final = Window(1024, 8 << 20)
+"""Whatever the server offers: what is in flight is kept in memory, and cannot be given up for something newer."""
 FAST_ACK_S: Final = 1.0
 SLOW_ACK_S: Final = 2.0
 
@@ -35,6 +37,10 @@ class Allowance:
     def __init__(self) -> None:
         self.window = Window()
         self._own_bytes = OWN_WINDOW_BYTES
+
+    def grant(self, window: Window) -> None:
+        """What the server takes from now on."""
+        self.window = Window(min(window.batches, MAX_WINDOW.batches), min(window.bytes, MAX_WINDOW.bytes))
 
     @property
     def bytes(self) -> int:

@@ -29,15 +29,23 @@ class Group(msgspec.Struct, frozen=True, omit_defaults=True):
     device: str
     points: tuple[str, ...]
     units: tuple[str, ...]
+    """One for each point; empty where there is none."""
     t: list[int]
+    """Milliseconds of each row: the first from `base_ms`, every further one from the row before."""
     v: list[list[Value | None]]
+    """One column for each point, one entry for each row; null: no value."""
     q: list[list[Status] | None] | None = None
+    """One column for each point; absent, or null for a column: all good."""
     source_ms: list[int | None] | None = None
+    """UTC as the device itself says it, one for each row; null, or absent: it says nothing."""
 
 
 class Body(msgspec.Struct, frozen=True):
+    """Readings of one boot, with what was known of its clock."""
+
     clock: ClockState
     base_ms: int
+    """CLOCK_BOOTTIME."""
     groups: list[Group]
 
 

@@ -19,10 +19,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from gateway.errors import LocalProtocolError, RemoteProtocolError
-from gateway.model import ClockState, Command, Json, Lane, Record, Result
+from gateway.model import ClockState, Command, Json, Lane, Outcome, Record, Result
 from gateway.protocol.allowance import Allowance, Room
 from gateway.protocol.manifest import Flight, Manifest, Place
 from gateway.protocol.messages import (
+    MAX_COMMAND_ID,
+    MAX_OPEN_COMMANDS,
     Ack,
     CommandMessage,
     Flow,
@@ -63,6 +65,8 @@ ALARM_EXTRA: Final = 4
 """Records of the alarm lane beyond the window."""
 OFFERED_SEALED: Final = 32
 SAME_NACK_LIMIT: Final = 3
+NACK_LIMIT: Final = 16
+"""Different numbers without an ack of the stream in between."""
 
 
 class ClientSession:
@@ -121,14 +125,14 @@ class ClientSession:
             raise RemoteProtocolError("welcome comes once, after hello")
         self._state = "open"
         self.sink = welcome.sink
-        self._allowance.window = welcome.window
+        self._allowance.grant(welcome.window)
         self._watch.welcomed(welcome.ack_budget_ms / 1000, now)
         self._offset_s = now - welcome.mono_ms / 1000
         outputs: list[Output] = [Welcomed(welcome.sink, welcome.session)]
         for offer in self._offered:
             outputs += self._resume(offer, welcome.marks.get(offer.stream, 0))
         if welcome.open_commands:
-            outputs.append(Missing(welcome.open_commands))
+            outputs.append(Missing(welcome.open_commands[:MAX_OPEN_COMMANDS]))
         return outputs
 
     def _resume(self, offer: StreamOffer, mark: int) -> list[Output]:
@@ -306,11 +310,11 @@ class ClientSession:
             case Nack():
                 return self._nack(message, now)
             case CommandMessage():
-                return [Execute(self._command(message, now))]
+                return [self._command(message, now)]
             case ResultAck():
                 return [ResultStored(message.id)]
             case Flow():
-                self._allowance.window = message.window
+                self._allowance.grant(message.window)
                 self._blocked = False
                 self._watch.progress(now)
                 return []
@@ -322,8 +326,8 @@ class ClientSession:
         progress = False
         for stream, mark in marks.items():
             place = self._places.get(stream)
-            if place is None:
-                continue  # everything of it was acked and let go before [A3]
+            if place is None or mark <= place.acked:
+                continue  # everything of it was acked and let go before, or the ack was overtaken [A3]
             if self._manifest.never_sent(stream, mark):
                 outputs += self._distrust(stream)
                 continue
@@ -332,7 +336,7 @@ class ClientSession:
             outputs.append(Acked(stream, min(mark, place.next - 1)))
             if newest is not None:
                 progress = True
-                place.nacks = 0
+                place.nacks.clear()
                 if newest.sample:
                     self._watch.measure(now - newest.sent_at)
                     self._allowance.measured(now - newest.sent_at)
@@ -352,10 +356,11 @@ class ClientSession:
             return []
         if not 1 <= nack.expected <= place.sent:
             raise RemoteProtocolError(f"a nack that expects {nack.expected} after {place.sent} were sent")  # [A7]
-        place.nacks = place.nacks + 1 if nack.expected == place.nacked else 1
-        place.nacked = nack.expected
-        if place.nacks >= SAME_NACK_LIMIT:
-            raise RemoteProtocolError(f"number {nack.expected} was asked for {place.nacks} times", 4410)
+        asked = place.nacks[nack.expected] = place.nacks.get(nack.expected, 0) + 1
+        if asked >= SAME_NACK_LIMIT:
+            raise RemoteProtocolError(f"number {nack.expected} was asked for {asked} times", 4410)
+        if len(place.nacks) >= NACK_LIMIT:
+            raise RemoteProtocolError(f"{len(place.nacks)} numbers were asked for again, and none was acked", 4410)
         place.rewind(nack.expected)
         # lower than an ack of this very session: the sink went back; lower than one of another session: they crossed
         if nack.expected <= place.acked:
@@ -366,11 +371,15 @@ class ClientSession:
         self._watch.progress(now)
         return [Hold(nack.stream, place.at - 1 if place.flights else 0)]
 
-    def _command(self, message: CommandMessage, now: float) -> Command:
+    def _command(self, message: CommandMessage, now: float) -> Output:
+        if len(message.id) > MAX_COMMAND_ID:
+            reason = f"an id has at most {MAX_COMMAND_ID} characters"
+            return Send(encode(ResultMessage(id=message.id, outcome=Outcome.REJECTED, reason=reason)))
         sent_s = message.sent_ms / 1000
         self._offset_s = min(self._offset_s, now - sent_s)
         expires_at = sent_s + self._offset_s + message.ttl_ms / 1000
-        return Command(message.id, message.device, message.op, message.point, message.value, expires_at, self._source)
+        asked = Command(message.id, message.device, message.op, message.point, message.value, expires_at, self._source)
+        return Execute(asked)
 
     # ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────
 

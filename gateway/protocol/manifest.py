@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from gateway.protocol.messages import StreamOffer
+
+MAX_SINKS: Final = 16
+"""Of one stream: a server that calls itself by a new name every time fills no memory."""
 
 
 class Manifest:
@@ -38,12 +41,17 @@ class Manifest:
             self._sent[stream] = last
 
     def acked(self, sink: str, stream: str, mark: int) -> None:
-        marks = self._marks.setdefault(stream, {})
-        marks[sink] = max(mark, marks.get(sink, 0))
+        self._note(sink, stream, max(mark, self.mark(sink, stream) or 0))
 
     def went_back(self, sink: str, stream: str, mark: int) -> None:
         """The sink was restored from an older state."""
-        self._marks.setdefault(stream, {})[sink] = mark
+        self._note(sink, stream, mark)
+
+    def _note(self, sink: str, stream: str, mark: int) -> None:
+        marks = self._marks.setdefault(stream, {})
+        if sink not in marks and len(marks) >= MAX_SINKS:
+            del marks[next(iter(marks))]  # should it be a real one, its next welcome tells it again
+        marks[sink] = mark
 
     def mark(self, sink: str, stream: str) -> int | None:
         """None: nothing is known."""
@@ -76,7 +84,7 @@ class Flight(NamedTuple):
 class Place:
     """Where this session is in one stream."""
 
-    __slots__ = ("acked", "at", "bytes", "flights", "lane", "nacked", "nacks", "next", "sealed", "sent", "stream")
+    __slots__ = ("acked", "at", "bytes", "flights", "lane", "nacks", "next", "sealed", "sent", "stream")
 
     def __init__(self, offer: StreamOffer, at: int) -> None:
         self.stream = offer.stream
@@ -91,8 +99,8 @@ class Place:
         """Highest number sent on this session."""
         self.flights: deque[Flight] = deque()
         self.bytes = 0
-        self.nacked = 0
-        self.nacks = 0
+        self.nacks: dict[int, int] = {}
+        """Expected number → how often it was asked for since the last ack."""
 
     def land(self, mark: int) -> Flight | None:
         """Takes what is acked out of flight; returns the newest of it."""

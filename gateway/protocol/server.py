@@ -27,6 +27,8 @@ from gateway.errors import LocalProtocolError, RemoteProtocolError
 from gateway.protocol.entry import MAX_TIME_MS, Entry, entry_of
 from gateway.protocol.marks import MAX_STREAMS, Mark, Streams
 from gateway.protocol.messages import (
+    MAX_OFFERS,
+    MAX_SEQ,
     Ack,
     Batch,
     ClockRecord,
@@ -50,11 +52,8 @@ from gateway.protocol.messages import (
 
 HELLO_WITHIN_S: Final = 5.0
 """From the end of the handshake; one round trip and a slow gateway fit in many times."""
-MAX_OFFERS: Final = 64
-"""In one hello: the two open streams, 32 sealed ones, and room for a gateway that counts otherwise."""
 
 _ID = re.compile(r"[0-9a-f]{32}")
-_MAX_SEQ = 2**63 - 1
 
 
 class Greet(NamedTuple):
@@ -211,7 +210,7 @@ class ServerSession:
     def _record(self, message: Numbered) -> list[Output]:
         stream, seq = message.stream, message.seq
         last = message.last if isinstance(message, Gap) else seq
-        if not _ID.fullmatch(stream) or not 1 <= seq <= last <= _MAX_SEQ:
+        if not _ID.fullmatch(stream) or not 1 <= seq <= last <= MAX_SEQ:
             raise RemoteProtocolError(f"record {seq}..{last} of stream {stream[:40]!r} cannot be")
         if stream not in self._streams:
             self._held = message

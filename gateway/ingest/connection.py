@@ -126,8 +126,7 @@ class Uplink:
         self._send(self.session.command(command, self._house.monotonic()))
 
     def flow(self, window: Window) -> None:
-        if self.session.ready:
-            self._send(self.session.flow(window))
+        self._send(self.session.flow(window))
 
     def move(self, deadline_ms: int, spread_ms: int, reason: str) -> None:
         if self.session.ready:

@@ -278,11 +278,11 @@ class ServerSession:
         return self._send(msgspec.structs.replace(command, sent_ms=int(now * 1000)))
 
     def flow(self, window: Window) -> list[Output]:
-        """A new window, once; the same again says nothing."""
+        """A new window, once; the same again says nothing. Before the welcome, the welcome says it."""
         if window == self._window:
             return []
         self._window = window
-        return self._send(Flow(window=window))
+        return self._send(Flow(window=window)) if self._welcomed else []
 
     def move(self, deadline_ms: int, spread_ms: int, reason: str) -> list[Output]:
         return self._send(Move(deadline_ms=deadline_ms, spread_ms=spread_ms, reason=reason))

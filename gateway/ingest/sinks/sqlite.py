@@ -29,7 +29,7 @@ from gateway.model import ClockState, GapReason, Lane, RecordKind, Status, Trust
 from gateway.protocol.batch import Body
 from gateway.protocol.entry import Entry
 from gateway.protocol.marks import Mark
-from gateway.protocol.messages import GapBody, Hello, ResultMessage
+from gateway.protocol.messages import MAX_OPEN_COMMANDS, GapBody, Hello, ResultMessage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FILE = "ingest.db"
-MAX_OPEN_COMMANDS = 256
-"""Named in one welcome; 64 KiB of message hold them several times."""
 _SEALED_IN_HELLO = 32
 
 _encode = msgspec.json.Encoder().encode

@@ -20,7 +20,6 @@ import random
 import re
 import secrets
 import signal
-import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -35,7 +34,7 @@ from gateway.demo.publisher import publisher
 from gateway.demo.world import World
 from gateway.testing import broker
 from tests.e2e.conftest import numbers
-from tests.e2e.witness import Sensor, Witness, orderly
+from tests.e2e.witness import Arrivals, Sensor, Witness, orderly
 
 pytestmark = pytest.mark.skipif(broker.program() is None, reason="needs mosquitto")
 
@@ -57,7 +56,7 @@ class Assault:
         self.killed: set[int] = set()
         """Processes of the gateway, by the number under which the witnesses know them."""
         self._rng = rng
-        self._seen = 0
+        self._arrivals = Arrivals(world.database)
         self._strikes = (
             self._one, self._the_other, self._both, self._twice, self._the_other_twice, self._one_then_the_other,
             self._in_its_drain, self._in_the_others_drain,
@@ -71,22 +70,8 @@ class Assault:
         await self._rng.choice(self._strikes)()
 
     def _arrived(self, left: dict[str, int]) -> bool:
-        """Removes from `left` whoever has a greater number than that at the sink."""
         assert self.world.gateway.running, self.world.gateway.last_words()
-        db = sqlite3.connect(f"file:{self.world.database}?mode=ro", uri=True, timeout=10)
-        try:
-            rows = db.execute(
-                "SELECT r.id, s.device, r.value FROM reading r JOIN series s ON s.id = r.series"
-                " WHERE r.id > ? AND s.point = 'sequence'",
-                (self._seen,),
-            ).fetchall()
-        finally:
-            db.close()
-        for number, device, value in rows:
-            self._seen = max(self._seen, number)
-            if device in left and value > left[device]:
-                del left[device]
-        return not left
+        return self._arrivals.beyond(left)
 
     async def _pause(self, at_most_s: float) -> None:
         await asyncio.sleep(self._rng.uniform(0, at_most_s))

@@ -14,6 +14,7 @@ import sqlite3
 import struct
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -146,10 +147,31 @@ points = [
 """
 
 
+class Arrivals:
+    """Looks at the sink's file for what is new since the last look."""
+
+    def __init__(self, database: Path) -> None:
+        self._database = database
+        self._seen = 0
+
+    def beyond(self, left: dict[str, int]) -> bool:
+        """Removes from `left` (device → number) whoever has a greater number at the sink. True: nobody is left."""
+        with closing(_opened(self._database)) as db:
+            rows = db.execute(
+                "SELECT r.id, s.device, r.value FROM reading r JOIN series s ON s.id = r.series"
+                " WHERE r.id > ? AND s.point = 'sequence'",
+                (self._seen,),
+            ).fetchall()
+        for number, device, value in rows:
+            self._seen = max(self._seen, number)
+            if value > left.get(device, value):
+                del left[device]
+        return not left
+
+
 def orderly(database: Path) -> None:
     """Nothing was given up, everything could be used, in each stream all is in order, of each answer all is there."""
-    db = sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=10)
-    try:
+    with closing(_opened(database)) as db:
         for table in ("gap", "dead_letter"):
             assert not db.execute(f"SELECT * FROM {table}").fetchall(), table
         last: dict[tuple[int, str], int] = {}
@@ -165,5 +187,7 @@ def orderly(database: Path) -> None:
             assert energy is not None, f"{device}: of answer {sequence} only a part is there"
             assert sequence > last.get((stream, device), 0), f"{device}: {sequence} is out of order in stream {stream}"
             last[stream, device] = sequence
-    finally:
-        db.close()
+
+
+def _opened(database: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=10)

@@ -195,7 +195,7 @@ async def _connect(sock: socket.socket, address: Address) -> None:
 
 def _socket(family: int, interface: str) -> socket.socket:
     """Raises OSError."""
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # else asyncio leaves Nagle on
     try:
         sock.setblocking(False)
         _harden(sock)

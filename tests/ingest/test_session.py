@@ -404,6 +404,15 @@ def test_the_same_window_again_says_nothing() -> None:
     assert session.flow(Window(0, 0)) == []
 
 
+def test_a_window_that_changes_before_the_welcome_is_the_one_in_the_welcome() -> None:
+    session = ServerSession("g1", "s1", Streams(), 0.0, Window(0, 1 << 20))
+    session.receive(hello(S))
+    assert session.flow(Window(8, 1 << 20)) == []
+    [welcome] = sent(session.welcome("c" * 32, {}, (), 0, 0.0))
+    assert welcome.window == Window(8, 1 << 20)
+    assert session.flow(Window(8, 1 << 20)) == []
+
+
 # ── everything at random, over the real store ────────────────────────────────────────────────────────────────────────
 
 

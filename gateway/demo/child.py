@@ -16,10 +16,18 @@ _POLL_S = 0.02
 
 
 class Child:
-    """`gateway ARGUMENTS…` as a process of its own, run by this Python."""
+    """`gateway ARGUMENTS…` as a process of its own, run by this Python. `where`: the beginning of a command line that
+    runs it somewhere else, such as in a network namespace."""
 
-    def __init__(self, arguments: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+        where: Sequence[str] = (),
+    ) -> None:
         self._arguments = arguments
+        self._where = where
         self._environment = {**os.environ, **(environment or {})}
         self.log = log
         self._process: asyncio.subprocess.Process | None = None
@@ -37,7 +45,7 @@ class Child:
         """Starts it (again). Output is appended to the log."""
         with self.log.open("ab") as output:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "gateway", *self._arguments,
+                *self._where, sys.executable, "-m", "gateway", *self._arguments,
                 stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output, env=self._environment,
                 preexec_fn=end_with_parent,
             )  # fmt: skip

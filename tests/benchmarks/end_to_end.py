@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import statistics
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from typing import NamedTuple
 
 import floors
 import meters
+from figures import Figure, doing, finish
 from loads import MQTT_DEVICES, REGISTERS
 from rig import Rig, Tool
 
@@ -30,24 +30,6 @@ from gateway.testing.broker import Mosquitto
 
 STEADY_PER_S = 200
 WARM_UP_S = 2.0
-
-
-class Figure(NamedTuple):
-    """One line of the table."""
-
-    what: str
-    value: float
-    aim: str = ""
-    """`<= 5`, `>= 12000`; empty: none."""
-    floor: str = ""
-    """The same without a gateway, in this run."""
-
-    @property
-    def short(self) -> bool:
-        if not self.aim:
-            return False
-        relation, bound = self.aim.split()
-        return self.value > float(bound) if relation == "<=" else self.value < float(bound)
 
 
 class Options(NamedTuple):
@@ -163,7 +145,7 @@ async def latency(options: Options) -> list[Figure]:
         Figure("200 messages/s: latency p50, ms", p50, "<= 1.5", f"paho + websockets alone {alone[49]:.2f}"),
         Figure("200 messages/s: latency p99, ms", p99, "<= 5", f"paho + websockets alone {alone[98]:.1f}"),
         Figure("200 messages/s: bytes per reading on the wire", wire / readings, "<= 12", f"{per_batch:.1f} per batch"),
-        Figure("200 messages/s: readings lost", 2 * messages - arrived(batches, 2)),
+        Figure("200 messages/s: readings lost", 2 * messages - arrived(batches, 2), "<= 0", counted=True),
     ]
 
 
@@ -335,18 +317,6 @@ def on_the_wire(batches: Sequence[tuple[float, int, dict[str, int]]], since: flo
     return batches[-1][1] - batches[first][1], readings, readings / (len(batches) - first - 1)
 
 
-def show(figures: Sequence[Figure]) -> str:
-    def number(value: float) -> str:
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-
-    lines = [f"{'':66}{'measured':>10}{'aim':>12}   beside it, in the same run"]
-    for figure in figures:
-        aim = figure.aim.replace("<=", "≤").replace(">=", "≥")
-        mark = "short" if figure.short else ""
-        lines.append(f"{figure.what:66}{number(figure.value):>10}{aim:>12} {mark:5} {figure.floor}".rstrip())
-    return "\n".join(lines)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rows", default=",".join(ROWS), help="of: %(default)s")
@@ -358,17 +328,13 @@ def main() -> None:
     figures: list[Figure] = []
     failed = False
     for name in arguments.rows.split(","):
-        print(f"{name} …", end="\r", file=sys.stderr, flush=True)
+        doing(name)
         try:
             figures += asyncio.run(ROWS[name](options))
         except GatewayError as error:
             failed = True
             print(f"{name}: {error}", file=sys.stderr)
-    if arguments.json:
-        print(json.dumps([{**figure._asdict(), "short": figure.short} for figure in figures], indent=1))
-    else:
-        print(show(figures))
-    sys.exit(failed)
+    finish(figures, arguments.json, failed)
 
 
 if __name__ == "__main__":

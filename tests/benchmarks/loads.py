@@ -1,10 +1,12 @@
 """Machines that cost next to nothing, so that what is measured is the gateway: each a process of its own.
 
     loads.py publish PORT MESSAGES PER_SECOND BURST    a raw socket that publishes prebuilt MQTT packets, QoS 1
+    loads.py number PORT PER_SECOND DEVICES            each device counts, one message a number, until the line `stop`
     loads.py modbus                                    a Modbus TCP server for any number of units, prebuilt answers
 
 Both print one line of JSON when they are ready and one for each line that they are given: the publisher publishes and
-tells when each message went out; the server tells when it answered each unit. Times are CLOCK_MONOTONIC.
+tells when each message went out, or how far each device has counted; the server tells when it answered each unit.
+Times are CLOCK_MONOTONIC.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import select
 import socket
 import sys
 import time
@@ -42,15 +45,55 @@ def packets(count: int) -> list[bytes]:
 def publish(port: int, count: int, per_second: float, burst: int) -> None:
     """`per_second` 0: as fast as the broker takes them. `burst` messages go out together."""
     made = packets(count)
-    with socket.create_connection(("127.0.0.1", port)) as broker:
-        broker.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        broker.sendall(bytes((0x10, 15)) + b"\0\4MQTT\4\2\0\0\0\3pub")
-        broker.recv(4)
+    with _connected(port) as broker:
         _tell("ready")
         for _ in sys.stdin:
             began = time.monotonic()
             sent = _paced(broker, made, per_second, burst) if per_second else _flat_out(broker, made)
             _tell({"began": began, "sent": sent})
+
+
+def _connected(port: int) -> socket.socket:
+    broker = socket.create_connection(("127.0.0.1", port))
+    broker.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    broker.sendall(bytes((0x10, 15)) + b"\0\4MQTT\4\2\0\0\0\3pub")
+    broker.recv(4)
+    return broker
+
+
+def number(port: int, per_second: float, devices: int) -> None:
+    """Tells how far each device has counted when it is asked; after `stop` when the broker has acknowledged all."""
+    counts = [0] * devices
+    sent, acked_bytes, stopped = 0, 0, False
+    with _connected(port) as broker:
+        _tell("ready")
+        due = time.monotonic()
+        while not stopped:
+            if select.select((sys.stdin,), (), (), max(0.0, due - time.monotonic()))[0]:
+                word = sys.stdin.readline()
+                stopped = word != "\n"
+                if not stopped:
+                    _tell(_named(counts))
+                continue
+            due += 1 / per_second
+            device = sent % devices
+            counts[device] += 1
+            sent += 1
+            topic = f"plant/device-{device:02}/state".encode()
+            payload = b'{"n": %d}' % counts[device]
+            body = len(topic).to_bytes(2, "big") + topic + (sent % 65_535 + 1).to_bytes(2, "big") + payload
+            broker.sendall(bytes((0x32, len(body))) + body)
+            try:
+                acked_bytes += len(broker.recv(65_536, socket.MSG_DONTWAIT))
+            except BlockingIOError:
+                pass
+        while acked_bytes < 4 * sent:
+            acked_bytes += len(broker.recv(65_536))
+        _tell(_named(counts))
+
+
+def _named(counts: list[int]) -> dict[str, int]:
+    return {f"device-{device:02}": count for device, count in enumerate(counts)}
 
 
 def _paced(broker: socket.socket, made: list[bytes], per_second: float, burst: int) -> list[float]:
@@ -128,6 +171,8 @@ def _tell(what: object) -> None:
 def main() -> None:
     if sys.argv[1] == "modbus":
         asyncio.run(modbus())
+    elif sys.argv[1] == "number":
+        number(int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]))
     else:
         publish(int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]), int(sys.argv[5]))
 

@@ -13,6 +13,7 @@ import shutil
 import sqlite3
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -24,31 +25,38 @@ from gateway.demo.child import Child, until
 from gateway.demo.world import free_port
 from gateway.errors import GatewayError, LinkError
 from gateway.testing.broker import Mosquitto
+from gateway.testing.process import end_with_parent
 
 HERE = Path(__file__).parent
 _READY_S = 20.0
 
 
 class Tool:
-    """One of the programs beside this file: a line in, a line of JSON out."""
+    """One of the programs beside this file: a line in, a line of JSON out. `where`: the beginning of a command line
+    that runs it somewhere else."""
 
-    def __init__(self, *arguments: object) -> None:
+    def __init__(self, *arguments: object, where: Sequence[str] = ()) -> None:
         self._arguments = [str(each) for each in arguments]
+        self._where = where
         self.said: Any = None
         """Its first line."""
 
     async def __aenter__(self) -> Self:
         program, *rest = self._arguments
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, str(HERE / program), *rest,
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=1 << 30,
+            *self._where, sys.executable, str(HERE / program), *rest,
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=1 << 30, preexec_fn=end_with_parent,
         )  # fmt: skip
         self.said = await self._answer()
         return self
 
-    async def ask(self) -> Any:
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    async def ask(self, word: str = "") -> Any:
         assert self._process.stdin is not None
-        self._process.stdin.write(b"\n")
+        self._process.stdin.write(f"{word}\n".encode())
         return await self._answer()
 
     async def _answer(self) -> Any:
@@ -58,7 +66,8 @@ class Tool:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._process.kill()
+        if self._process.returncode is None:
+            self._process.kill()
         await self._process.wait()
 
 

@@ -338,7 +338,7 @@ def test_commands_reach_the_router_and_results_are_repeated_until_stored() -> No
         ('{"type":"ack","marks":{},"more":' + "[" * 30_000 + "]" * 30_000 + "}", 1007),
         ('{"type":"move","deadline_ms":1' + "0" * 400 + "}", 1007),
         ('{"type":"flow","window":{"batches":-1,"bytes":-1}}', 1007),
-        ('{"type":"welcome","sink":"s","session":"1","marks":{}}', 1002),
+        ('{"type":"welcome","sink":"55555555555555555555555555555555","session":"1","marks":{}}', 1002),
         ('{"type":"move","reason":"' + "x" * 65_536 + '"}', 1009),
     ],
 )

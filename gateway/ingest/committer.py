@@ -1,7 +1,8 @@
 """Group commit across all connections: what arrives while a group is on its way to the disk is the next group.
 
-A quiet server therefore waits for nothing, and a busy one makes its groups as large as its disk is slow. One thread
-enters the store; everything else that needs the store is a `call` in that thread.
+A quiet server therefore waits for nothing, and a busy one makes its groups as large as its disk is slow. Gateways take
+turns: one that sends as much as it can does not make the others wait. One thread enters the store; everything else
+that needs the store is a `call` in that thread.
 
 When a commit fails, nothing of the group is acked: `failed` is told, and the next group tries again. The first failure
 is logged and so is the recovery; what lies between is counted.
@@ -11,19 +12,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, Protocol, TypeVar
 
 from gateway.errors import StoreError
 from gateway.ingest.sinks.sqlite import SqliteSink, StoredResult, Verdict
+from gateway.protocol.batch import Body
 from gateway.protocol.entry import Entry
 
 log = logging.getLogger(__name__)
 
 MAX_GROUP = 512
-"""Batches in one transaction: at 100 readings each about 0.2 s of inserting, which bounds the time to an ack."""
+"""Entries in one transaction."""
+MAX_GROUP_READINGS = 10_000
+"""The same in readings: less than 0.1 s of inserting, which bounds the time to an ack."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -59,14 +63,17 @@ class Committer:
         self._utc_ms = utc_ms
         self._settled = settled
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ingest-store")
-        self._entries: list[tuple[Entry, Owner]] = []
+        self._queues: dict[str, deque[tuple[Entry, Owner]]] = {}
+        """By gateway, whose turn it is first. Within a gateway the order stays, over all its sessions."""
+        self._waiting = 0
         self._results: list[tuple[StoredResult, Owner]] = []
         self._wake = asyncio.Event()
         self._closing = False
 
     def store(self, entry: Entry, owner: Owner) -> None:
         """Bounded by the callers: each connection has a bounded number of entries under way."""
-        self._entries.append((entry, owner))
+        self._queues.setdefault(entry.gateway, deque()).append((entry, owner))
+        self._waiting += 1
         self._wake.set()
 
     def store_result(self, result: StoredResult, owner: Owner) -> None:
@@ -80,7 +87,7 @@ class Committer:
     @property
     def waiting(self) -> int:
         """Entries that are not in a transaction yet."""
-        return len(self._entries)
+        return self._waiting
 
     def close(self) -> None:
         self._closing = True
@@ -88,11 +95,11 @@ class Committer:
 
     async def run(self) -> None:
         try:
-            while not self._closing or self._entries or self._results:
+            while not self._closing or self._queues or self._results:
                 await self._wake.wait()
                 self._wake.clear()
-                while self._entries or self._results:
-                    group, self._entries = self._entries[:MAX_GROUP], self._entries[MAX_GROUP:]
+                while self._queues or self._results:
+                    group = self._take()
                     results, self._results = self._results, []
                     if await self._commit([entry for entry, _ in group], [result for result, _ in results]):
                         for result, owner in results:
@@ -103,6 +110,20 @@ class Committer:
                         owner.settled(mine)
         finally:
             self._thread.shutdown(wait=True)
+
+    def _take(self) -> list[tuple[Entry, Owner]]:
+        """The next group: one entry of each gateway in turn."""
+        group: list[tuple[Entry, Owner]] = []
+        readings = 0
+        while self._queues and len(group) < MAX_GROUP and readings < MAX_GROUP_READINGS:
+            gateway = next(iter(self._queues))
+            queue = self._queues.pop(gateway)
+            group.append(queue.popleft())
+            readings += _readings(group[-1][0])
+            if queue:
+                self._queues[gateway] = queue
+        self._waiting -= len(group)
+        return group
 
     async def _commit(self, entries: list[Entry], results: list[StoredResult]) -> bool:
         try:
@@ -136,3 +157,7 @@ class Committer:
         if self.failures:
             log.info("the store takes data again after %d failures", self.failures)
             self.failures = 0
+
+
+def _readings(entry: Entry) -> int:
+    return sum(len(group.t) * len(group.points) for group in entry.body.groups) if isinstance(entry.body, Body) else 0

@@ -107,7 +107,12 @@ def _socks5(host: str, port: int, login: Login | None, way: str) -> Talk:
         reason = f"{way}: the proxy says: {_REPLIES.get(reply, f'error {reply}')}"
         raise Refused(_rest(reason) if reply in _LASTING else Reaction(Kind.RETRY, reason))
     _, kind = yield from _exactly(2, came, way)
-    length = _ADDRESS_BYTES.get(kind) or (yield from _exactly(1, came, way))[0]
+    if kind == _DOMAIN:
+        length = (yield from _exactly(1, came, way))[0]
+    elif kind in _ADDRESS_BYTES:
+        length = _ADDRESS_BYTES[kind]
+    else:
+        raise _no_proxy(way)
     yield from _exactly(length + 2, came, way)
     if came:
         raise _no_proxy(way)

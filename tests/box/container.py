@@ -104,9 +104,9 @@ class Service:
     def status(self) -> str:
         return self.box.run(GATEWAY, "status", "--json")
 
-    def waiting(self) -> int:
-        """Batches that the cloud side has not acknowledged."""
-        return int(json.loads(self.status())["buffer"]["records"])
+    def buffer(self, figure: str) -> int:
+        """`records`: batches that the cloud side has not acknowledged; `commits`: to the disk, since the start."""
+        return int(json.loads(self.status())["buffer"][figure])
 
 
 def until(condition: Callable[[], bool], within_s: float, what: str) -> None:

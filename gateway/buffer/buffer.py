@@ -16,7 +16,6 @@ Everything but the store runs on the event loop.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -28,7 +27,9 @@ import msgspec
 from gateway.buffer import batching
 from gateway.buffer.committer import HURRY_S, Committer
 from gateway.buffer.config import BufferSettings, WhenFull
+from gateway.buffer.flights import Flights
 from gateway.buffer.ledger import OriginLedger
+from gateway.buffer.open_batches import OpenBatches
 from gateway.buffer.recovery import sort_out
 from gateway.buffer.ring import Entry, Found, Ring, open_ring
 from gateway.buffer.shelf import Shelf
@@ -36,7 +37,7 @@ from gateway.buffer.store import Store
 from gateway.buffer.streams import Settling, Stream
 from gateway.clock import Clock
 from gateway.errors import StoreError
-from gateway.model import ClockState, GapReason, Json, Lane, Origin, Record, RecordKind, Row
+from gateway.model import ClockState, GapReason, Json, Lane, Record, RecordKind, Row
 from gateway.protocol.messages import GapBody, StreamOffer
 
 log = logging.getLogger(__name__)
@@ -44,20 +45,8 @@ log = logging.getLogger(__name__)
 OFFLINE_GROUP_BYTES: Final = 64 * 1024
 SHED_SHARE: Final = 16
 """Memory is full and the disk does not take it: give up 1/16 at once."""
-
-
-class OpenBatch:
-    """Rows of one lane that are in no record yet."""
-
-    def __init__(self) -> None:
-        self.rows: list[Row] = []
-        self.entries: list[Entry] = []
-        self.origins: list[Origin] = []
-        self.settlings: list[Settling] = []
-        self.cost_bytes = 0
-        self.readings = 0
-        self.since_s = 0.0
-        self.timer: asyncio.TimerHandle | None = None
+ALARM_SHARE: Final = 16
+"""The last 1/16 of the memory is for alarms."""
 
 
 class Buffer:
@@ -74,10 +63,9 @@ class Buffer:
         self._executor = executor
         self._ring = ring
         self._ring_problem = ""
-        self._loop = asyncio.get_running_loop()
-        self._shelf = Shelf(clock, ring, settings.keep_acked)
+        self._shelf = Shelf(clock, Flights(ring), settings.keep_acked)
         self._committer = Committer(settings, store, clock, executor, self._shelf, self._before_commit, self._due_at)
-        self._open: dict[Lane, OpenBatch] = {lane: OpenBatch() for lane in Lane}
+        self._open = OpenBatches(clock, self._shelf, settings.linger, self._closed)
         self._online = False
         self._close_all = False
         self._wake: Callable[[], None] = _nobody
@@ -124,16 +112,17 @@ class Buffer:
     async def _recover(self, found: Sequence[Found]) -> None:
         covered = await self._committer.open()
         recovered = sort_out(found, covered)
-        self._shelf.recover(recovered)
+        damaged = recovered.damaged or (self._ring is not None and self._ring.damaged)
+        self._shelf.recover(recovered, sound=self._committer.whole and not damaged)
         self._shelf.begin()
         self._committer.report_damage()
-        if recovered.damaged or (self._ring is not None and self._ring.damaged):
+        if damaged:
             log.warning("the flight ring held something that cannot be read")
             self._shelf.report_corruption()
         for loose in recovered.loose:
             for portion in batching.portions(loose.rows):
                 self._place(portion._replace(lane=loose.lane), None, loose.entry)
-        if found:
+        if recovered.records or recovered.loose:
             self.hurry()  # it has been through one end already; the next may take the ring too
             log.info(
                 "the flight ring held %d records and %d times rows that were in none",
@@ -157,9 +146,7 @@ class Buffer:
 
     async def release(self) -> None:
         """Lets go of the files. What could not be committed stays in the ring."""
-        for batch in self._open.values():
-            if batch.timer is not None:
-                batch.timer.cancel()
+        self._open.cancel()
         await self._committer.close()
         if self._ring is not None:
             self._ring.close()
@@ -172,7 +159,7 @@ class Buffer:
         `settled` is called once, when all of them are committed or acked. Waits when memory is full, and when the
         ring is, for the commit. Cancelling before it returns may or may not have handed over the rows.
         """
-        while self._memory_bytes >= self._settings.memory_limit and not self._shed(settled is not None):
+        while self._full_for(rows) and not self._shed(settled is not None):
             self._committer.hurry()
             await self._committer.change()
         settling = Settling(settled) if settled is not None else None
@@ -188,7 +175,14 @@ class Buffer:
 
     @property
     def _memory_bytes(self) -> int:
-        return self._shelf.memory_bytes + self._open[Lane.LIVE].cost_bytes + self._open[Lane.ALARM].cost_bytes
+        return self._shelf.memory_bytes + self._open.cost_bytes
+
+    def _full_for(self, rows: Sequence[Row]) -> bool:
+        """Whether memory is full; alarms find room that readings must leave."""
+        limit, used = self._settings.memory_limit, self._memory_bytes
+        if used < limit - limit // ALARM_SHARE:
+            return False
+        return used >= limit or all(row.shape.lane is Lane.LIVE for row in rows)
 
     def _shed(self, promised: bool) -> bool:
         """Memory is full. True: the oldest gave way, or room is not needed; False: wait.
@@ -201,57 +195,22 @@ class Buffer:
 
     def _place(self, portion: batching.Portion, settling: Settling | None, entry: Entry | None) -> bool:
         """Puts rows into the open batch of their lane. False: as yet a crash would take them."""
-        lane, origins = portion.lane, portion.origins
-        batch = self._open[lane]
-        if batch.rows and not batching.fits(batch.cost_bytes, batch.readings, portion):
-            self.close(lane)
-            batch = self._open[lane]
-        safe = True
-        if entry is None and (not origins or any(row.origin is None for row in portion.rows)):
-            entry = self._shelf.put_rows(lane, portion.rows)
-            safe = entry is not None
-        if entry is not None:
-            batch.entries.append(entry)
-        for origin in origins:
-            self.ledger.accept(origin)
-        batch.origins += origins
-        if settling is not None:
-            settling.left += 1
-            batch.settlings.append(settling)
-        begins = not batch.rows
-        batch.rows += portion.rows
-        batch.cost_bytes += portion.cost_bytes
-        batch.readings += portion.readings
+        batch, safe = self._open.add(portion, settling, entry)
+        begins = len(batch.rows) == len(portion.rows)
         if begins:
-            self._begin(lane, batch)
-        if not self._online and (begins or settling is not None or batch.cost_bytes >= OFFLINE_GROUP_BYTES):
+            self._wake()
+        if begins or (not self._online and (settling is not None or batch.cost_bytes >= OFFLINE_GROUP_BYTES)):
             self._committer.look()
         return safe
 
-    def _begin(self, lane: Lane, batch: OpenBatch) -> None:
-        batch.since_s = self._clock.monotonic()
-        if lane is Lane.ALARM:
-            batch.timer = self._loop.call_later(0, self.close, lane)
-        elif self._online:
-            batch.timer = self._loop.call_later(self._settings.linger, self.close, lane)
-        self._wake()
-
     def close(self, lane: Lane) -> bool:
-        """Makes a record of the rows in the open batch (several, if they are too large). False: there were none."""
-        batch = self._open[lane]
-        if not batch.rows:
-            return False
-        self._open[lane] = OpenBatch()
-        if batch.timer is not None:
-            batch.timer.cancel()
-        encoded = batching.encode(batch.rows, self._shelf.clock_state)
-        # online the time for the ack begins now; offline there is nothing to wait for but the group
-        born_s = None if self._online else batch.since_s
-        self._shelf.add(self._shelf.current[lane], encoded, batch.entries, batch.origins, batch.settlings, born_s)
+        """See `Outbox`."""
+        return self._open.close(lane)
+
+    def _closed(self, lane: Lane) -> None:
         if lane is Lane.ALARM:
             self._committer.hurry()
         self._news()
-        return True
 
     def _news(self) -> None:
         self._committer.look()
@@ -316,17 +275,18 @@ class Buffer:
             self._committer.release_waiters()
 
     async def fill(self, sink: str, stream: str, first: int, last: int) -> None:
-        """See `Outbox`. What is held is never covered, whatever is asked."""
+        """See `Outbox`. What is held is never covered, whatever is asked. Raises StoreError: that is not known yet."""
         found = self._shelf.streams.get(stream)
         if found is None:
             return
+        if not found.ours and not self._committer.opened:
+            raise StoreError("what the store holds of this stream will be known when it can be opened")
         held, _ = found.in_memory(first, grounded=True)
         if found.disk is not None and found.disk.last >= first:
             held |= {each.record.seq: each.record for each in await self._committer.read(stream, first, 1)}
             held |= found.in_memory(first, grounded=True)[0]  # another session may have asked for the same
         last = min([last, *(number - 1 for number in held)])
-        elsewhere = max((mark for other, mark in found.marks.items() if other != sink), default=0)
-        middle = min(last, max(elsewhere, first - 1))
+        middle = min(last, max(found.stored_elsewhere(sink, first), first - 1))
         if first <= middle:
             self._shelf.add_gap(found, first, middle, GapBody(GapReason.STORED_ELSEWHERE, 0))
         if middle < last:
@@ -363,9 +323,7 @@ class Buffer:
         """See `Outbox`."""
         if up is not self._online:
             self._online = up
-            for lane, batch in self._open.items():
-                if up and batch.rows and batch.timer is None:
-                    batch.timer = self._loop.call_later(self._settings.linger, self.close, lane)
+            self._open.online(up)
             self._committer.look()
 
     def listen(self, wake: Callable[[], None]) -> None:
@@ -380,24 +338,22 @@ class Buffer:
         self._committer.hurry()
 
     def _before_commit(self) -> None:
-        if self._close_all or not self._online:
-            for lane in Lane:
-                self.close(lane)
+        now = self._clock.monotonic()
+        everything = self._close_all or not self._online
+        self._open.close_due(now if everything else now - self._settings.commit_after)
         self._close_all = False
 
     def _due_at(self) -> float | None:
         """When rows and fresh records must be on disk; None: there are none."""
-        due = []
+        due = [batch.since_s + self._patience_s(batch.settlings) for batch in self._open.started()]
         for stream in self._shelf.streams.values():
             if stream.fresh:
                 first, last = next(iter(stream.fresh.values())), next(reversed(stream.fresh.values()))
                 if first.flight is None or last.flight is None:
                     return 0.0
                 due.append(first.born_s + self._patience_s(first.settlings))
-        if not self._online:
-            due += [batch.since_s + self._patience_s(batch.settlings) for batch in self._open.values() if batch.rows]
-            if self._memory_bytes >= OFFLINE_GROUP_BYTES:
-                return 0.0
+        if not self._online and self._memory_bytes >= OFFLINE_GROUP_BYTES:
+            return 0.0
         return min(due, default=None)
 
     def _patience_s(self, settlings: Sequence[Settling]) -> float:
@@ -432,7 +388,7 @@ class Buffer:
             "memory_bytes": self._memory_bytes,
             "kept_bytes": shelf.kept.bytes,
             "disk_bytes": store.used_bytes,
-            "ring_bytes": shelf.ring_bytes,
+            "ring_bytes": shelf.flights.used_bytes,
             "streams": len(shelf.streams),
             "rows": self._accepted_rows,
             "origins": len(shelf.ledger),

@@ -1,8 +1,9 @@
 """When records go to disk, and what happens when it does not take them.
 
-One transaction at a time, in the store's thread; all that is fresh goes in it, so a hole below a committed number
-means "was acked". Disk trouble is a state, not an error: records stay fresh, the disk is tried again with growing
-pauses, a damaged file is rescued.
+One transaction at a time, in the store's thread; all that is fresh of a lane goes in it, so a hole below a committed
+number means "was acked". Disk trouble is a state, not an error: records stay fresh, the disk is tried again with
+growing pauses. A damaged file is rescued at once, one that fails again and again too: new blocks may be good. Where
+there is no room for readings, alarms still have their reserve.
 """
 
 from __future__ import annotations
@@ -10,16 +11,17 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Final, ParamSpec, TypeVar
 
 from gateway.buffer.config import BufferSettings
-from gateway.buffer.database import CorruptError
+from gateway.buffer.database import CorruptError, DiskError
 from gateway.buffer.records import Expiry, Limits
 from gateway.buffer.schema import Disk, Stored
 from gateway.buffer.shelf import Shelf
-from gateway.buffer.store import Done, Opened, Store, Work
+from gateway.buffer.store import Done, FullError, Opened, Store, Work
 from gateway.buffer.streams import Held
 from gateway.clock import Clock
 from gateway.errors import StoreError
@@ -32,6 +34,8 @@ HURRY_S: Final = 0.05
 TRIM_S: Final = 10.0
 EXPIRE_S: Final = 60.0
 RETRY_S: Final = (1.0, 60.0)
+RESCUE_AFTER: Final = 5
+"""The disk failed so many times in a row, over half a minute."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -55,6 +59,8 @@ class Committer:
         due_at: Callable[[], float | None],
     ) -> None:
         self._settings = settings
+        ages = {Lane.LIVE: settings.max_age, Lane.ALARM: settings.alarm_max_age}
+        self._max_ages = {lane: age_s for lane, age_s in ages.items() if age_s is not None}
         self._clock = clock
         self._executor = executor
         self._shelf = shelf
@@ -62,10 +68,19 @@ class Committer:
         self._others_due_at = due_at
         self._loop = asyncio.get_running_loop()
         self.store = store
+        self.opened = False
+        """What the store holds is known."""
+        self.whole = False
+        """It was opened, and nothing of it was lost."""
         self._store_open = False
         self._damaged = False
         self.problem = ""
         """Why records stay in memory."""
+        self._full = False
+        """There is no room for readings; alarms are committed."""
+        self._failures: Counter[str] = Counter()
+        """Of the disk, in a row."""
+        self._trouble = False
         self._retry_s = RETRY_S[0]
         self._retry_at: float | None = None
         self._urgent = False
@@ -99,11 +114,11 @@ class Committer:
 
     def _due_at(self) -> float | None:
         if self._retry_at is not None:
-            return self._retry_at
+            return 0.0 if self._full and self._urgent and self._waiting_alarms() else self._retry_at
         if self._urgent:
             return 0.0
         due = [at for at in (self._trim_at, self._others_due_at()) if at is not None]
-        if self._settings.max_age is not None and any(stream.disk for stream in self._shelf.streams.values()):
+        if self._max_ages and any(stream.disk for stream in self._shelf.streams.values()):
             due.append(self._expire_at)
         return min(due, default=None)
 
@@ -163,22 +178,40 @@ class Committer:
                 if not self._store_open:
                     self._adopt(await self._call(self.store.open))
                 await self._transact()
-            except CorruptError as error:
-                self._fail(error)
-                await self._rescue()
             except StoreError as error:
+                self._full = False
                 self._fail(error)
-            else:
-                self._recover()
+                await self._mend(error)
             self._finished = self._started
             self._shelf.sweep()
             self.release_waiters()
             self.changed()
 
     async def _transact(self) -> None:
-        helds, work = self._work()
+        now = self._clock.monotonic()
+        if self._full and self._retry_at is not None and now < self._retry_at:
+            await self._store(self._waiting_alarms())
+            return
+        helds = [held for stream in self._shelf.streams.values() for held in stream.fresh.values()]
+        try:
+            await self._store(helds)
+        except FullError as error:
+            self._fail(error)
+            alarms = self._waiting_alarms()
+            self._full = len(alarms) < len(helds)
+            if self._full:
+                await self._store(alarms)
+        else:
+            self._recover()
+
+    def _waiting_alarms(self) -> list[Held]:
+        streams = self._shelf.streams.values()
+        return [held for stream in streams if stream.lane is Lane.ALARM for held in stream.fresh.values()]
+
+    async def _store(self, helds: Sequence[Held]) -> None:
+        work = self._work(helds)
         if work is None:
-            if self.problem:
+            if self.problem and not self._full:
                 await self._call(self.store.probe)
             return
         for held in helds:
@@ -189,18 +222,17 @@ class Committer:
             for held in helds:
                 held.writing = False
         self._trim_at = None
-        self._done(helds, done)
+        self._done(helds, work, done)
 
-    def _work(self) -> tuple[list[Held], Work | None]:
+    def _work(self, helds: Sequence[Held]) -> Work | None:
         now, streams = self._clock.monotonic(), self._shelf.streams.values()
-        helds = [held for stream in streams for held in stream.fresh.values()]
-        expiry = self._expiry() if now >= self._expire_at else None
+        expiry = self._expiry() if now >= self._expire_at else {}
         if now >= self._expire_at:
             self._expire_at = now + EXPIRE_S
-        if not helds and expiry is None and (self._trim_at is None or now < self._trim_at):
-            return [], None
+        if not helds and not expiry and (self._trim_at is None or now < self._trim_at):
+            return None
         on_disk = [stream for stream in streams if stream.disk is not None]
-        return helds, Work(
+        return Work(
             records=[Stored(held.record, held.at_ms, held.utc_ms) for held in helds],
             boot=self._shelf.clock_state.boot,
             keep=frozenset(stream.name for stream in self._shelf.current.values()),
@@ -211,23 +243,34 @@ class Committer:
                 sent={stream.name: stream.sent for stream in on_disk if stream.ours},
             ),
             expiry=expiry,
-            ring=self._shelf.ring_name,
+            sinks={stream.name: dict(stream.marks) for stream in streams if stream.marks_due},
+            ring=self._shelf.flights.name,
             covered={held.record.lane: held.grounded[-1].number for held in helds if held.grounded},
         )
 
-    def _expiry(self) -> Expiry | None:
+    def _expiry(self) -> dict[Lane, Expiry]:
         state = self._shelf.clock_state
-        if self._settings.max_age is None or state.trust is Trust.UNSYNCED:
-            return None
-        before_ms = self._shelf.boot_ms() - int(self._settings.max_age * 1000)
-        return Expiry(state.boot, before_ms, before_ms + self._shelf.earliest_offset_ms)
+        if state.trust is Trust.UNSYNCED:
+            return {}
+        expiry = {}
+        for lane, age_s in self._max_ages.items():
+            before_ms = self._shelf.boot_ms() - int(age_s * 1000)
+            expiry[lane] = Expiry(state.boot, before_ms, before_ms + self._shelf.earliest_offset_ms)
+        return expiry
 
-    def _done(self, helds: Sequence[Held], done: Done) -> None:
+    def _done(self, helds: Sequence[Held], work: Work, done: Done) -> None:
         self._set_disks(done.disks)
+        for name, marks in work.sinks.items():
+            stream = self._shelf.streams[name]
+            if stream.disk is not None:
+                stream.marks_on_disk = dict(marks)
+                stream.ackers = dict.fromkeys(marks) | stream.ackers
         for held in helds:
             self._shelf.committed(held)
         for loss in done.losses:
             self._shelf.count(loss)
+        if done.unpinned:
+            self._shelf.flights.doubt()
 
     def _set_disks(self, disks: Mapping[str, Disk | None]) -> None:
         for name, disk in disks.items():
@@ -248,7 +291,8 @@ class Committer:
 
     def _adopt(self, opened: Opened) -> dict[Lane, int]:
         covered = self._shelf.adopt(opened)
-        self._store_open = True
+        self.whole = not opened.damaged and (self.whole or not self._shelf.current)
+        self._store_open = self.opened = True
         self._damaged = opened.damaged
         if self._shelf.current:
             self.report_damage()
@@ -262,16 +306,25 @@ class Committer:
         log.warning("the store was damaged and is set aside; what could be read of it was saved")
         self._shelf.report_corruption()
 
-    async def _rescue(self) -> None:
+    async def _mend(self, error: StoreError) -> None:
+        """A damaged file is set aside at once, one that fails after some patience."""
+        corrupt = isinstance(error, CorruptError)
+        if not corrupt and max(self._failures.values(), default=0) < RESCUE_AFTER:
+            return
+        self._failures.clear()
+        if not corrupt:
+            log.warning("the store goes on failing: what it holds is copied into a new file")
         try:
-            self._adopt(await self._call(self.store.rescue))
-        except StoreError as error:
-            self._fail(error)
+            self._adopt(await self._call(self.store.rescue, corrupt=corrupt))
+        except StoreError as failed:
+            self._fail(failed)
             self._store_open = False  # it was closed for the rescue; opening it tries that again
         else:
             self._retry_at = self._clock.monotonic()
 
-    def _fail(self, error: StoreError) -> None:
+    def _fail(self, error: StoreError, doing: str = "write") -> None:
+        if isinstance(error, DiskError):
+            self._failures[doing] += 1
         if not self.problem:
             log.warning(
                 "the store fails (%s): going on from memory, %d bytes at most", error, self._settings.memory_limit
@@ -286,6 +339,12 @@ class Committer:
             self.problem = ""
         self._retry_at = None
         self._retry_s = RETRY_S[0]
+        self._full = False
+        del self._failures["write"]
+        trouble = self.store.trouble
+        if trouble and not self._trouble:
+            log.warning("the store takes records, but cannot be tidied: %s", trouble)
+        self._trouble = bool(trouble)
 
     # ── the store's thread ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -294,12 +353,12 @@ class Committer:
         try:
             stored, losses = await self._call(self.store.read, stream, seq, max_bytes)
         except StoreError as error:
-            self._fail(error)
+            self._fail(error, "read")
             self._kick.set()
-            if isinstance(error, CorruptError):
-                async with self._lock:
-                    await self._rescue()
+            async with self._lock:
+                await self._mend(error)
             raise
+        del self._failures["read"]
         for loss in losses:
             self._shelf.count(loss)
         return stored

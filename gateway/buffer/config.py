@@ -20,16 +20,28 @@ class BufferSettings(Table, frozen=True, kw_only=True):
     """Readings that wait for the sink's ack: on disk when the ack is late, in memory when it is not."""
 
     max_size: Annotated[Size, Key("bytes on disk", min=1_000_000)] = 512_000_000
+    alarm_reserve: Annotated[
+        Size, Key("bytes of `max_size` that readings leave to alarms, a quarter of it at most")
+    ] = 16_000_000
     max_age: Annotated[
-        Duration | None, Key("give up what is older; counts only while the clock is trusted", min=1, example='"30d"')
+        Duration | None,
+        Key("give up readings that are older; counts only while the clock is trusted", min=1, example='"30d"'),
     ] = None
-    free_space_floor: Annotated[Size, Key("stop growing when the file system has less than this left")] = 64_000_000
+    alarm_max_age: Annotated[Duration | None, Key("the same for alarms", min=1, example='"1y"')] = None
+    free_space_floor: Annotated[
+        Size,
+        Key("readings leave this much of the file system free; half of it is for alarms, half for command results"),
+    ] = 64_000_000
     when_full: Annotated[WhenFull, Key("`drop_oldest` reports a gap and goes on; `refuse` makes the sources wait")] = (
         WhenFull.DROP_OLDEST
     )
     commit_after: Annotated[
         Duration,
-        Key("what is not acked after this goes to disk; a power cut takes at most this and `linger`", min=0.01, max=60),
+        Key(
+            "what is not acked this long after it came goes to disk; a power cut takes no more than this",
+            min=0.01,
+            max=60,
+        ),
     ] = 0.5
     linger: Annotated[Duration, Key("how long an open batch waits for more readings", min=0.001, max=10)] = 0.1
     memory_limit: Annotated[Size, Key("bytes of readings in memory that are not yet on disk", min=1_000_000)] = (
@@ -41,5 +53,9 @@ class BufferSettings(Table, frozen=True, kw_only=True):
     ] = 8 << 20
 
     def mistakes(self) -> Iterable[Mistake]:
-        if self.linger > self.commit_after:
-            yield Mistake(("linger",), f"linger {self.linger:g} s is longer than commit_after {self.commit_after:g} s")
+        if self.linger > self.commit_after / 2:
+            yield Mistake(
+                ("linger",),
+                f"linger {self.linger:g} s is more than half of commit_after {self.commit_after:g} s: no time would be "
+                "left for the ack, and every batch would go to disk",
+            )

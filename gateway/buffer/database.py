@@ -7,7 +7,7 @@ as bytes, so that reading never fails on it.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -26,26 +26,32 @@ from gateway.buffer.schema import (
     to_stream,
 )
 from gateway.errors import DecodeError, StoreError
-from gateway.model import GapReason, Lane
+from gateway.model import GapReason
 from gateway.protocol.messages import GapBody
 
-_PAGE_BYTES: Final = 1024
+PAGE_BYTES: Final = 1024
 """Small: a commit of one small batch writes a few of these."""
-_DAMAGE: Final = frozenset(
-    {
-        sqlite3.SQLITE_CORRUPT,
-        sqlite3.SQLITE_NOTADB,
-        sqlite3.SQLITE_ERROR,  # our statements are right, so the schema is not
-        sqlite3.SQLITE_SCHEMA,
-        sqlite3.SQLITE_FORMAT,
-        sqlite3.SQLITE_MISMATCH,
-        sqlite3.SQLITE_CONSTRAINT,
-    }
-)
+_CHUNK_ROWS: Final = 64
 
 
 class CorruptError(StoreError):
     """The file is damaged: `Store.rescue` is the way on."""
+
+
+class DiskError(StoreError):
+    """The disk fails. After a failed sync the kernel takes pages for written that are not: see `Store`."""
+
+
+_KINDS: Final[Mapping[int, type[StoreError]]] = {
+    sqlite3.SQLITE_CORRUPT: CorruptError,
+    sqlite3.SQLITE_NOTADB: CorruptError,
+    sqlite3.SQLITE_ERROR: CorruptError,  # our statements are right, so the schema is not
+    sqlite3.SQLITE_SCHEMA: CorruptError,
+    sqlite3.SQLITE_FORMAT: CorruptError,
+    sqlite3.SQLITE_MISMATCH: CorruptError,
+    sqlite3.SQLITE_CONSTRAINT: CorruptError,
+    sqlite3.SQLITE_IOERR: DiskError,
+}
 
 
 @contextmanager
@@ -57,7 +63,7 @@ def mapped() -> Iterator[None]:
         raise  # a bug of ours
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
-        kind = CorruptError if code & 0xFF in _DAMAGE else StoreError
+        kind = _KINDS.get(code & 0xFF, StoreError)
         raise kind(f"{error} (SQLite code {code})") from error
     except OSError as error:
         raise StoreError(str(error)) from error
@@ -82,7 +88,7 @@ def connect(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
     db.text_factory = bytes
     try:
-        db.execute(f"PRAGMA page_size={_PAGE_BYTES}")
+        db.execute(f"PRAGMA page_size={PAGE_BYTES}")
         db.execute("PRAGMA auto_vacuum=INCREMENTAL")
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=FULL")
@@ -99,6 +105,8 @@ def migrate(db: sqlite3.Connection) -> None:
     (version,) = db.execute("PRAGMA user_version").fetchone()
     if not 0 <= version <= len(MIGRATIONS):
         raise CorruptError(f"version {version} of the tables is not known")
+    if 0 < version < len(MIGRATIONS):
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     for number in range(version, len(MIGRATIONS)):
         with transaction(db):
             for statement in MIGRATIONS[number]:
@@ -106,67 +114,97 @@ def migrate(db: sqlite3.Connection) -> None:
             db.execute(f"PRAGMA user_version={number + 1}")
 
 
-def salvage(damaged: Path, fresh: sqlite3.Connection) -> None:
-    """Copies every record that can still be read and proves itself by its checksum; holes between become gaps."""
+def salvage(damaged: Path, fresh: sqlite3.Connection, *, corrupt: bool) -> bool:
+    """Copies every record that can still be read and proves itself by its checksum.
+
+    What cannot be read becomes a gap; in a `corrupt` file every hole between records does, for nobody knows what else
+    is missing. True: all of it could be read.
+    """
+    whole = not corrupt
     try:
         with closing(sqlite3.connect(damaged, isolation_level=None)) as old:
             old.text_factory = bytes
-            for key, name, lane, boot in list(_streams(old)):
-                _salvage_stream(old, fresh, key, name, lane, boot)
+            found = list(streams(old))
+            (count,) = old.execute("SELECT count(*) FROM stream").fetchone()
+            whole &= bool(count == len(found))
+            for key, columns in found:
+                whole &= _salvage_stream(old, fresh, key, columns, corrupt)
     except sqlite3.Error:
-        pass  # not even its first page can be read: nothing more to be had
+        return False  # not even its first page can be read: nothing more to be had
+    return whole
 
 
-def _streams(old: sqlite3.Connection) -> Iterator[tuple[int, str, Lane, str]]:
+def streams(old: sqlite3.Connection) -> Iterator[tuple[int, list[Any]]]:
+    """Keys and columns of the streams that can be read: from both ends, up to where the file is damaged."""
     known: set[int] = set()
-    for order in ("ASC", "DESC"):  # from both ends, up to where it is damaged
+    for order in ("ASC", "DESC"):
         try:
-            for key, *columns in old.execute(f"SELECT key, id, lane, boot FROM stream ORDER BY key {order}"):
-                if key in known:
-                    continue
+            for key, *columns in old.execute(f"SELECT * FROM stream ORDER BY key {order}"):
                 try:
-                    name, lane, boot = from_stream(columns)
+                    from_stream(columns[:3])
                 except DecodeError:
                     continue
-                known.add(key)
-                yield key, name, lane, boot
+                if key not in known:
+                    known.add(key)
+                    yield key, columns
         except sqlite3.Error:
             continue
 
 
 def _salvage_stream(
-    old: sqlite3.Connection, fresh: sqlite3.Connection, key: int, name: str, lane: Lane, boot: str
-) -> None:
-    last = 0
-    for row in _rows(old, key):
+    old: sqlite3.Connection, fresh: sqlite3.Connection, key: int, columns: list[Any], corrupt: bool
+) -> bool:
+    name, lane, boot = from_stream(columns[:3])
+    sinks = columns[3] if len(columns) > 3 and not corrupt else None
+    last, whole, torn = 0, True, corrupt
+    for row in rows(old, key):
         try:
-            stored = from_row(name, lane, row)
+            stored = from_row(name, lane, row) if row is not None else None
         except DecodeError:
+            stored = None
+        if stored is None:
+            whole, torn = False, True
             continue
         seq = stored.record.seq
         if seq <= last:
             continue
         if last == 0:
             fresh.execute(
-                "INSERT OR IGNORE INTO stream (key, id, lane, boot) VALUES (?,?,?,?)",
-                (key, *to_stream(name, lane, boot)),
+                "INSERT OR IGNORE INTO stream (key, id, lane, boot, sinks) VALUES (?,?,?,?,?)",
+                (key, *to_stream(name, lane, boot), sinks),
             )
-        elif seq > last + 1:
+        elif seq > last + 1 and torn:
             hole: Stored = gap_record(name, lane, last + 1, seq - 1, GapBody(GapReason.CORRUPT), stored.at_ms, None)
             fresh.execute(INSERT, to_row(key, hole))
         fresh.execute(INSERT, to_row(key, stored))
-        last = stored.record.upto
+        last, torn = stored.record.upto, corrupt
+    return whole
 
 
-def _rows(old: sqlite3.Connection, key: int) -> Iterator[tuple[Any, ...]]:
-    """Rows of a stream in order; behind a damaged place the search goes on in steps that double."""
+def rows(old: sqlite3.Connection, key: int) -> Iterator[tuple[Any, ...] | None]:
+    """Rows of a stream in order; None where something cannot be read.
+
+    Behind a damaged place the search goes on in steps that double. Between two rows that come out no transaction stays
+    open for long: another process may be writing.
+    """
     at, end, step = row_id(key, 0), row_id(key, SEQ_MASK), 1
     while at <= end:
+        chunk: list[tuple[Any, ...]] = []
+        begin = at
         try:
-            for row in old.execute(f"SELECT {COLUMNS} FROM record WHERE id BETWEEN ? AND ? ORDER BY id", (at, end)):
+            for row in old.execute(
+                f"SELECT {COLUMNS} FROM record WHERE id BETWEEN ? AND ? ORDER BY id LIMIT {_CHUNK_ROWS}", (at, end)
+            ):
                 if row[0] >= at:
-                    yield row
-                    at, step = row[0] + 1, 1
-            return
+                    chunk.append(row)
+                    at = row[0] + 1
         except sqlite3.Error:
+            yield from chunk
+            yield None
+            step = 1 if chunk else step
             at, step = at + step, step * 2
+        else:
+            yield from chunk
+            if at == begin:
+                return
+            step = 1

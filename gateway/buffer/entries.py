@@ -5,6 +5,8 @@ RECORDS  one record, or several that came from one batch which had to be split: 
          `covers` is the range of entry numbers whose ROWS (of this lane) are in them, so that a crash between
          writing this entry and freeing those doubles nothing
 ORIGINS  messages that are settled, and that their source may still send again
+ACKER    a sink that has acked something of a stream
+SESSION  a source's session of which this ring knows every message that was taken over
 """
 
 from __future__ import annotations
@@ -21,12 +23,15 @@ from gateway.model import Lane, Origin, Record, RecordKind, Row, Shape
 ROWS: Final = 1
 RECORDS: Final = 2
 ORIGINS: Final = 3
+ACKER: Final = 4
+SESSION: Final = 5
 
 _LANES = (Lane.ALARM, Lane.LIVE)
 _COVERS = struct.Struct("<QQI")
 _RECORD = struct.Struct("<16sBBHIIQQQ")  # stream, lane, kind, zero, readings, origins, seq, last, at_ms
 _LENGTH = struct.Struct("<I")
 _ORIGIN = struct.Struct("<8sH16s")
+_STREAM_BYTES = 16
 
 
 class Flown(NamedTuple):
@@ -122,3 +127,14 @@ def decode_origins(payload: bytes) -> tuple[Origin, ...]:
         return tuple([Origin(*fields) for fields in _ORIGIN.iter_unpack(payload)])
     except struct.error as error:
         raise DecodeError(f"not a list of origins: {error}") from error
+
+
+def encode_acker(stream: str, sink: str) -> bytes:
+    return bytes.fromhex(stream) + sink.encode()
+
+
+def decode_acker(payload: bytes) -> tuple[str, str]:
+    """Stream and sink. Raises DecodeError."""
+    if len(payload) <= _STREAM_BYTES:
+        raise DecodeError("not an entry of a sink")
+    return payload[:_STREAM_BYTES].hex(), payload[_STREAM_BYTES:].decode(errors="replace")

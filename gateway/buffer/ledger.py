@@ -2,6 +2,10 @@
 
 A message has a home once it is in a record: the ring entry, the row on disk, or after an ack a ring entry of its
 own. That is where a later process finds it. When all messages of a home are forgotten, the home is given back.
+
+A session is *whole* while every message of it that was ever taken over and may come again is known. It becomes so
+when the source has proved what it can send again, and stays so as long as the ring outlives the processes: after a
+power cut it is not, and then a message that comes again unrecognised may be there twice.
 """
 
 from __future__ import annotations
@@ -37,9 +41,11 @@ class _Known:
 class OriginLedger:
     """The buffer's side of `Ledger`. A session has at most 65,535 packet ids, so this is bounded by itself."""
 
-    def __init__(self, release: Callable[[Home], None]) -> None:
+    def __init__(self, release: Callable[[Home], None], vouch: Callable[[bytes], None]) -> None:
         self._sessions: dict[bytes, dict[int, _Known]] = {}
+        self._whole: set[bytes] = set()
         self._release = release
+        self._vouch = vouch
 
     def __len__(self) -> int:
         return sum(len(session) for session in self._sessions.values())
@@ -58,6 +64,9 @@ class OriginLedger:
         known = self._find(origin)
         return known is not None and known.settled
 
+    def whole(self, session: bytes) -> bool:
+        return session in self._whole
+
     def forget(self, origins: Sequence[Origin]) -> None:
         for origin in origins:
             if self._find(origin) is not None:
@@ -68,6 +77,8 @@ class OriginLedger:
         for packet_id, known in list(self._sessions.get(session, {}).items()):
             if (packet_id, known.fingerprint) not in kept:
                 self._drop(session, packet_id)
+        self._whole.add(session)
+        self._vouch(session)
 
     def _drop(self, session: bytes, packet_id: int) -> None:
         known = self._sessions[session].pop(packet_id)
@@ -107,6 +118,10 @@ class OriginLedger:
         self.house(origins, home)
         if settled:
             self.settle(origins)
+
+    def trust(self, sessions: Iterable[bytes]) -> None:
+        """Of these nothing was lost between an earlier process and this one."""
+        self._whole.update(sessions)
 
     def known(self, origins: Sequence[Origin]) -> tuple[Origin, ...]:
         """Those of them that are not forgotten."""

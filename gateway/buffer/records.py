@@ -25,9 +25,11 @@ from gateway.buffer.schema import (
     Loss,
     Stored,
     from_row,
+    from_sinks,
     from_stream,
     row_id,
     to_row,
+    to_sinks,
     to_stream,
 )
 from gateway.errors import DecodeError
@@ -71,9 +73,12 @@ class Records:
         self.origins: list[tuple[str, int, tuple[Origin, ...]]] = []
         """Stream, number and origins of the rows that had some when the store was opened."""
         self.losses: list[Loss] = []
-        for key, *columns in db.execute("SELECT key, id, lane, boot FROM stream ORDER BY key"):
+        self.sinks: dict[str, dict[str, int]] = {}
+        """Who had acked how much of each stream when the store was opened."""
+        for key, *columns, sinks in db.execute("SELECT key, id, lane, boot, sinks FROM stream ORDER BY key"):
             name, lane, boot = from_stream(columns)
             self._keys[name] = key
+            self.sinks[name] = from_sinks(sinks)
             self.disks[name] = Disk(lane, boot, 0, 0, 0, 0, 0)
         self._next_key = max(self._keys.values(), default=0) + 1
         self._survey()
@@ -100,11 +105,12 @@ class Records:
         if set(sums) - set(names):
             raise CorruptError("records without a stream")
 
-    def used_bytes(self) -> int:
+    def pages(self) -> tuple[int, int]:
+        """Bytes of pages in use, and of empty ones."""
         (pages,) = self._db.execute("PRAGMA page_count").fetchone()
         (free,) = self._db.execute("PRAGMA freelist_count").fetchone()
         (size,) = self._db.execute("PRAGMA page_size").fetchone()
-        return int((pages - free) * size)
+        return (pages - free) * size, free * size
 
     def take_losses(self) -> tuple[Loss, ...]:
         """What was given up since the last call."""
@@ -129,11 +135,29 @@ class Records:
         """Adds records, as `rows` made them."""
         for (record, _, _), row in zip(records, rows, strict=True):
             if record.seq <= self.disks[record.stream].last:
+                if self._given_up(record):
+                    continue
                 # a row that is there already is a commit repeated; a gap may stand for several
                 self._delete(record.stream, record.seq, record.upto)
             self._put(record.stream, row)
         for name in {record.stream for record, _, _ in records}:
             self._refresh(name)
+
+    def _given_up(self, record: Record) -> bool:
+        """Whether a gap covers it: a crash left it in the ring too, and its row was given up meanwhile."""
+        covering = self._db.execute(
+            "SELECT id, kind, CAST(last AS INTEGER) FROM record WHERE id BETWEEN ? AND ? ORDER BY id DESC LIMIT 1",
+            (row_id(self._keys[record.stream], 0), row_id(self._keys[record.stream], record.seq)),
+        ).fetchone()
+        if covering is None or covering[1] != RecordKind.GAP.value:
+            return False
+        return bool(covering[2] >= record.upto)
+
+    def note_sinks(self, sinks: Mapping[str, Mapping[str, int]]) -> None:
+        """Who has acked how much of these streams, as far as they are here."""
+        for name, marks in sinks.items():
+            if name in self._keys:
+                self._db.execute("UPDATE stream SET sinks = ? WHERE key = ?", (to_sinks(marks), self._keys[name]))
 
     def rows(self, records: Sequence[Stored], boot: str) -> list[tuple[Any, ...]]:
         """Records as rows; streams that are new get a key."""
@@ -156,7 +180,9 @@ class Records:
             self._db.execute("DELETE FROM stream WHERE key = ?", (self._keys.pop(name),))
             del self.disks[name]
 
-    def trim(self, limits: Limits) -> None:
+    def trim(self, limits: Limits) -> bool:
+        """Deletes what was acked. True: there was something."""
+        before = sum(disk.rows for disk in self.disks.values())
         for name, mark in limits.marks.items():
             disk = self.disks.get(name)
             if disk is None or not disk.rows or disk.first > mark:
@@ -168,6 +194,7 @@ class Records:
                     self._delete(name, start, seq - 1, whole=mark)
                 start = seq + 1
             self._refresh(name)
+        return sum(disk.rows for disk in self.disks.values()) < before
 
     def _delete(self, name: str, first: int, last: int, whole: int | None = None) -> None:
         """Deletes rows first..last; with `whole` only those that end at or before it."""

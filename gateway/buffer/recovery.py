@@ -9,7 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from gateway.buffer.entries import ORIGINS, RECORDS, ROWS, Covers, Flown, decode_origins, decode_records, decode_rows
+from gateway.buffer.entries import (
+    ACKER,
+    ORIGINS,
+    RECORDS,
+    ROWS,
+    SESSION,
+    Covers,
+    Flown,
+    decode_acker,
+    decode_origins,
+    decode_records,
+    decode_rows,
+)
 from gateway.buffer.ring import Entry, Found
 from gateway.errors import DecodeError
 from gateway.model import Lane, Origin, Record, RecordKind, Row
@@ -29,6 +41,9 @@ class Recovered(NamedTuple):
     records: Sequence[tuple[Entry, Sequence[Flown]]]
     loose: Sequence[Loose]
     origins: Sequence[tuple[Entry, tuple[Origin, ...]]]
+    ackers: Sequence[tuple[Entry, str, str]]
+    """Streams, and the sinks that have acked something of them."""
+    sessions: Mapping[bytes, Entry]
     useless: Sequence[Entry]
     damaged: int
     """Entries that have a good checksum and make no sense: another version wrote them."""
@@ -39,6 +54,8 @@ def sort_out(found: Sequence[Found], stored: Mapping[Lane, int]) -> Recovered:
     records: list[tuple[Entry, list[Flown]]] = []
     rows: list[Loose] = []
     origins: list[tuple[Entry, tuple[Origin, ...]]] = []
+    ackers: list[tuple[Entry, str, str]] = []
+    sessions: dict[bytes, Entry] = {}
     useless: list[Entry] = []
     covered: list[tuple[Lane, Covers]] = []
     damaged = 0
@@ -52,6 +69,10 @@ def sort_out(found: Sequence[Found], stored: Mapping[Lane, int]) -> Recovered:
                 covered += [(each.record.lane, covers) for each in flown[:1]]
             elif kind == ORIGINS:
                 origins.append((entry, decode_origins(payload)))
+            elif kind == ACKER:
+                ackers.append((entry, *decode_acker(payload)))
+            elif kind == SESSION:
+                sessions[payload] = entry
             else:
                 raise DecodeError(f"entries of kind {kind} are not known")
         except DecodeError:
@@ -75,7 +96,7 @@ def sort_out(found: Sequence[Found], stored: Mapping[Lane, int]) -> Recovered:
             useless.append(each.entry)
         else:
             loose.append(each)
-    return Recovered(valid, loose, origins, useless, damaged)
+    return Recovered(valid, loose, origins, ackers, sessions, useless, damaged)
 
 
 def _stands_for(gap: Record, record: Record) -> bool:

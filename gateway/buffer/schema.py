@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
+
+import msgspec
 
 from gateway.buffer.entries import decode_origins, encode_origins
 from gateway.errors import DecodeError
@@ -49,6 +51,8 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
              number INTEGER NOT NULL
            )""",
     ),
+    # who has acked something of the stream, and how far; NULL: nobody that was written down
+    ("ALTER TABLE stream ADD COLUMN sinks BLOB",),
 )
 """Forward only: `PRAGMA user_version` counts how many have been applied."""
 
@@ -58,6 +62,7 @@ SIZE: Final = 6
 INSERT: Final = f"INSERT OR REPLACE INTO record ({COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?)"
 
 _IDENTITY = struct.Struct("<16sqqqqqqq")
+_SINKS = struct.Struct("<I")
 _MIN_PACKED = 256
 LANES: Final = (Lane.ALARM, Lane.LIVE)
 
@@ -151,3 +156,16 @@ def from_stream(columns: Sequence[Any]) -> tuple[str, Lane, str]:
     if not isinstance(stream, bytes) or len(stream) != 16 or lane not in (0, 1) or not isinstance(boot, bytes):
         raise DecodeError("a stream cannot be read")
     return stream.hex(), LANES[lane], boot.decode(errors="replace")
+
+
+def to_sinks(marks: Mapping[str, int]) -> bytes:
+    """With a checksum of its own: a flipped bit must not name another sink."""
+    text = msgspec.json.encode(marks)
+    return _SINKS.pack(zlib.crc32(text)) + text
+
+
+def from_sinks(column: object) -> dict[str, int]:
+    """Sink → mark; none when the column is empty or damaged: then nobody is believed to have acked anything."""
+    if not isinstance(column, bytes) or column[: _SINKS.size] != _SINKS.pack(zlib.crc32(column[_SINKS.size :])):
+        return {}
+    return msgspec.json.decode(column[_SINKS.size :], type=dict[str, int])

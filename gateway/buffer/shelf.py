@@ -1,40 +1,27 @@
-"""Records in memory: numbered, in the ring, and what an ack or a commit does to them. Event loop only.
-
-The order of writes to the ring is what a SIGKILL meets, so it is the same everywhere: the new entry is put before the
-old one is freed, and the new one says what it replaces.
-"""
+"""Records in memory: numbered, in the ring, and what an ack or a commit does to them. Event loop only."""
 
 from __future__ import annotations
 
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import msgspec
 
 from gateway.buffer import batching
-from gateway.buffer.entries import (
-    NO_ROWS,
-    ORIGINS,
-    RECORDS,
-    ROWS,
-    Covers,
-    Flown,
-    encode_origins,
-    encode_records,
-    encode_rows,
-)
+from gateway.buffer.entries import NO_ROWS, Covers
+from gateway.buffer.flights import Flights
 from gateway.buffer.gaps import Run, gap_body, gap_record
 from gateway.buffer.ledger import Home, OriginLedger
 from gateway.buffer.recovery import Recovered
-from gateway.buffer.ring import Entry, Ring
+from gateway.buffer.ring import Entry
 from gateway.buffer.schema import Loss
 from gateway.buffer.store import Opened
 from gateway.buffer.streams import Flight, Held, Kept, Settling, Stream
 from gateway.clock import Clock
-from gateway.model import ClockState, GapReason, Lane, Origin, Record, RecordKind, Row, Trust
+from gateway.model import ClockState, GapReason, Lane, Origin, Record, RecordKind, Trust
 from gateway.protocol.messages import GapBody, StreamOffer
 
 log = logging.getLogger(__name__)
@@ -45,9 +32,9 @@ SEALED_OFFERED: Final = 32
 class Shelf:
     """All streams and their fresh records."""
 
-    def __init__(self, clock: Clock, ring: Ring | None, keep_acked_bytes: int) -> None:
+    def __init__(self, clock: Clock, flights: Flights, keep_acked_bytes: int) -> None:
         self._clock = clock
-        self._ring = ring
+        self.flights = flights
         self._opened_s = clock.monotonic()
         self.clock_state = clock.state()
         self.earliest_offset_ms = self.clock_state.offset_ms
@@ -56,7 +43,7 @@ class Shelf:
         """Oldest first."""
         self.current: dict[Lane, Stream] = {}
         """The open stream of each lane."""
-        self.ledger = OriginLedger(self._homeless)
+        self.ledger = OriginLedger(self._homeless, flights.vouch)
         self.kept = Kept(keep_acked_bytes)
         self.memory_bytes = 0
         """Of fresh records; the owner of the open batches adds theirs."""
@@ -90,8 +77,9 @@ class Shelf:
 
     def sweep(self) -> None:
         """Forgets ended streams of which nothing is left. Not while the store works."""
-        for name in [stream.name for stream in self.streams.values() if stream.sealed and stream.empty]:
-            del self.streams[name]
+        for stream in [stream for stream in self.streams.values() if stream.sealed and stream.empty]:
+            self.flights.forget(stream)
+            del self.streams[stream.name]
 
     def offers(self, *, grounded: bool) -> tuple[StreamOffer, ...]:
         """See `Outbox`. Records that are not in the ring are offered only with `grounded`."""
@@ -126,22 +114,6 @@ class Shelf:
 
     # ── rows and records ─────────────────────────────────────────────────────────────────────────────────────────────
 
-    @property
-    def has_ring(self) -> bool:
-        return self._ring is not None
-
-    @property
-    def ring_name(self) -> bytes:
-        return self._ring.name if self._ring is not None else b""
-
-    @property
-    def ring_bytes(self) -> int:
-        return self._ring.used_bytes if self._ring is not None else 0
-
-    def put_rows(self, lane: Lane, rows: Sequence[Row]) -> Entry | None:
-        """Rows that are in no record yet. None: they are not in the ring."""
-        return self._ring.put(ROWS, encode_rows(lane, rows)) if self._ring is not None else None
-
     def add(
         self,
         stream: Stream,
@@ -171,8 +143,8 @@ class Shelf:
                 self.count_gap(body)
         for settling in settlings:
             settling.left += len(helds) - 1
-        if self._fly(helds, Covers(rows[0].number, rows[-1].number) if rows else NO_ROWS):
-            self._free(rows)
+        if self.flights.launch(helds, Covers(rows[0].number, rows[-1].number) if rows else NO_ROWS):
+            self.flights.free(rows)
         else:
             helds[-1].grounded = rows
         if origins:
@@ -202,46 +174,22 @@ class Shelf:
             self._remove(stream, held)
 
     def _insert(self, stream: Stream, held: Held) -> None:
-        self._fly([held])
+        self.flights.launch([held])
         stream.insert(held)
         self.memory_bytes += held.bytes
 
     def _remove(self, stream: Stream, held: Held) -> None:
         del stream.fresh[held.record.seq]
         self.memory_bytes -= held.bytes
-        self._land(held)
-
-    def _fly(self, helds: Sequence[Held], covers: Covers = NO_ROWS) -> bool:
-        """Puts records into the ring, all or none."""
-        if self._ring is None:
-            return False
-        flown = [Flown(held.record, held.at_ms) for held in helds]
-        entry = self._ring.put(RECORDS, encode_records(flown, covers))
-        if entry is None:
-            return False
-        flight = Flight(entry, len(helds))
-        for held in helds:
-            held.flight = flight
-        return True
-
-    def _land(self, held: Held) -> None:
-        flight, held.flight = held.flight, None
-        if flight is not None:
-            flight.left -= 1
-            if flight.left == 0:
-                self._free((flight.entry,))
-        self._free(held.grounded)
-
-    def _free(self, entries: Iterable[Entry]) -> None:
-        if self._ring is not None:
-            for entry in entries:
-                self._ring.free(entry)
+        self.flights.land(held)
 
     # ── ack and commit ───────────────────────────────────────────────────────────────────────────────────────────────
 
     def ack(self, sink: str, stream: Stream, seq: int) -> None:
         if not stream.sealed:
             seq = min(seq, stream.next - 1)
+        if sink not in stream.ackers:
+            self.flights.acked_by(stream, sink)
         stream.marks[sink] = max(stream.marks.get(sink, 0), seq)
         if seq > stream.mark:
             stream.mark = seq
@@ -253,16 +201,9 @@ class Shelf:
             acked.append(held)
         for held in acked:
             self.kept.add(stream, held.record)
-            if held.home is not None and held.home.left and self._ring is not None:
-                held.home.entry = self._remember(self._ring, held)
+            if held.home is not None and held.home.left:
+                held.home.entry = self.flights.remember(held, self.ledger.known(held.record.origins))
             self._settle(stream, held)
-
-    def _remember(self, ring: Ring, held: Held) -> Entry | None:
-        """The origins of a record that is acked stay in the ring; where that has no room, by way of the record."""
-        entry = ring.put(ORIGINS, encode_origins(self.ledger.known(held.record.origins)))
-        if entry is None and held.flight is not None and held.flight.left == 1:
-            entry, held.flight = held.flight.entry, None
-        return entry
 
     def committed(self, held: Held) -> None:
         """Its row is on disk. It may have been acked while it was written."""
@@ -290,7 +231,7 @@ class Shelf:
     def _homeless(self, home: Home) -> None:
         """The source will not send these messages again: nothing needs to remember them."""
         if home.entry is not None:
-            self._free((home.entry,))
+            self.flights.free((home.entry,))
         if home.row is not None:
             stream = self.streams.get(home.row[0])
             if stream is not None and stream.pins.get(home.row[1]) is home:
@@ -348,7 +289,7 @@ class Shelf:
             return
         stored = run.gap(stream.name, stream.lane)
         gap = Held(stored.record, stored.at_ms, stored.utc_ms, gone[0].born_s)
-        self._fly([gap])
+        self.flights.launch([gap])
         for held in gone:
             self._remove(stream, held)
         stream.insert(gap)
@@ -362,6 +303,8 @@ class Shelf:
 
         Returns, for each lane, up to which entry number of the ring its rows are in the store.
         """
+        if opened.damaged:
+            self.flights.doubt()
         for stream in self.streams.values():
             stream.set_disk(opened.disks.get(stream.name))
         older = {}
@@ -369,6 +312,8 @@ class Shelf:
             if name not in self.streams:
                 older[name] = stream = Stream(name, disk.lane, disk.boot, sealed=True)
                 stream.set_disk(disk)
+                if not opened.damaged:  # else what is missing need not have been acked
+                    self._inherit(stream, opened.sinks.get(name, {}))
         self.streams = older | self.streams
         for name, seq, origins in opened.origins:
             home = Home()
@@ -377,13 +322,22 @@ class Shelf:
             self.streams[name].pins[seq] = home
         for loss in opened.losses:
             self.count(loss)
-        covered = {lane: number for (ring, lane), number in opened.covered.items() if ring == self.ring_name}
-        if self._ring is not None:
-            self._ring.skip_to(max(covered.values(), default=0))
+        covered = {lane: number for (ring, lane), number in opened.covered.items() if ring == self.flights.name}
+        self.flights.skip_to(max(covered.values(), default=0))
         return covered
 
-    def recover(self, recovered: Recovered) -> None:
-        """Takes over the ring's records under their old identity, and its origins."""
+    def _inherit(self, stream: Stream, sinks: Mapping[str, int]) -> None:
+        """What earlier processes wrote down of who has acked what."""
+        stream.marks_on_disk = dict(sinks)
+        stream.marks |= sinks
+        stream.ackers |= dict.fromkeys(sinks)
+        stream.inherited |= sinks.keys()
+
+    def recover(self, recovered: Recovered, *, sound: bool) -> None:
+        """Takes over the ring's records under their old identity, and its origins.
+
+        `sound`: neither store nor ring has lost anything, so what they do not know never was.
+        """
         now = self._clock.monotonic()
         for entry, flown in recovered.records:
             flight = Flight(entry, len(flown))
@@ -403,7 +357,22 @@ class Shelf:
             home = Home()
             home.entry = entry
             self.ledger.recall(origins, home, settled=True)
-        self._free(recovered.useless)
+        for entry, name, sink in recovered.ackers:
+            stream = self.streams.get(name)
+            if stream is None or not sound or sink in stream.ackers:
+                self.flights.free((entry,))
+            else:
+                stream.ackers[sink] = entry
+                stream.marks.setdefault(sink, 0)
+                stream.inherited |= {sink}
+        self.flights.recall(recovered.sessions)
+        if sound:
+            self.ledger.trust(recovered.sessions)
+        else:
+            self.flights.doubt()
+            for stream in self.streams.values():
+                stream.inherited = frozenset()
+        self.flights.free(recovered.useless)
 
 
 def _nobody() -> None:

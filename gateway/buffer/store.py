@@ -5,6 +5,11 @@ gap that reports it, and the trimming of what was acked. The tables are in `sche
 
 Every foreign exception leaves as `StoreError`; as `CorruptError` when the file itself is damaged, and then `rescue`
 sets it aside, saves what can be read into a new one and reports the rest. At most two damaged files are kept.
+
+A sync that failed is not tried again: the kernel may have dropped the pages and call them written. Nothing is appended
+to a log in such doubt. What it holds is first written into the file, anew and synced, and the log begins from nothing;
+so is a log that another process left behind. The records of the failed commit are still in memory, and come with the
+next one.
 """
 
 from __future__ import annotations
@@ -13,7 +18,8 @@ import fcntl
 import itertools
 import os
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -21,7 +27,7 @@ import msgspec
 
 from gateway.buffer import retention
 from gateway.buffer.config import BufferSettings, WhenFull
-from gateway.buffer.database import CorruptError, connect, mapped, migrate, salvage, transaction
+from gateway.buffer.database import PAGE_BYTES, CorruptError, DiskError, connect, mapped, migrate, salvage, transaction
 from gateway.buffer.records import NO_LIMITS, Expiry, Limits, Records
 from gateway.buffer.schema import MIGRATIONS, SIZE, Disk, Loss, Stored
 from gateway.errors import StoreError
@@ -32,11 +38,12 @@ _FRESH: Final = "buffer.db.fresh"
 _SUFFIXES: Final = ("-wal", "-shm", "")
 _CHECKPOINT_BYTES: Final = 2 << 20
 _DAMAGED_KEPT: Final = 2
-_VACUUM_PAGES: Final = 1024
+_VACUUM_BYTES: Final = 1 << 20
+"""Given back at once; a commit shall not take long."""
 
 
 class FullError(StoreError):
-    """`when_full = "refuse"`, and it is full."""
+    """Readings (or even alarms) find no room: `when_full = "refuse"`, or the file system is down to its floor."""
 
 
 class Work(msgspec.Struct, frozen=True):
@@ -47,7 +54,9 @@ class Work(msgspec.Struct, frozen=True):
     keep: frozenset[str] = frozenset()
     """Streams that may still grow: their row stays, though nothing is in them."""
     limits: Limits = NO_LIMITS
-    expiry: Expiry | None = None
+    expiry: Mapping[Lane, Expiry] = msgspec.field(default_factory=dict)
+    sinks: Mapping[str, Mapping[str, int]] = msgspec.field(default_factory=dict)
+    """Streams, and who has acked how much of them, where that is to be written down."""
     ring: bytes = b""
     covered: Mapping[Lane, int] = msgspec.field(default_factory=dict)
     """Rows of a lane up to this entry of that ring are in `records`, and the ring does not know it."""
@@ -59,6 +68,8 @@ class Done(NamedTuple):
     disks: Mapping[str, Disk | None]
     """Streams that were touched; None: nothing of it is left."""
     losses: Sequence[Loss] = ()
+    unpinned: bool = False
+    """Rows that were kept for their origins had to go."""
 
 
 class Opened(NamedTuple):
@@ -71,6 +82,8 @@ class Opened(NamedTuple):
     losses: Sequence[Loss]
     covered: Mapping[tuple[bytes, Lane], int]
     """(Ring, lane) → entry number up to which its rows are in the store."""
+    sinks: Mapping[str, Mapping[str, int]]
+    """Stream → sink → mark, as written down."""
     damaged: bool
     """The file was set aside; what is missing is not all known."""
 
@@ -85,11 +98,17 @@ class Store:
         self._db: sqlite3.Connection | None = None
         self._records: Records | None = None
         self._lock: int | None = None
+        self._told: dict[str, Disk] = {}
+        """What the caller knows of `Records.disks`."""
+        self._doubtful = False
+        """The log may hold what is not on disk."""
         self.commits = 0
         self.checkpoints = 0
         self.committed_bytes = 0
         """Of rows, before SQLite adds its pages."""
         self.used_bytes = 0
+        self.trouble = ""
+        """What failed after a commit: that is safe, but the log grows."""
 
     # ── open, rescue, close ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -105,10 +124,10 @@ class Store:
         try:
             return self._load(damaged=False)
         except CorruptError:
-            return self.rescue()
+            return self.rescue(corrupt=True)
 
-    def rescue(self) -> Opened:
-        """Copies what can be read of the damaged file into a new one, then sets it aside.
+    def rescue(self, *, corrupt: bool) -> Opened:
+        """Copies what can be read into a new file, then sets the old one aside; see `salvage` for `corrupt`.
 
         Raises:
             StoreError: the new file cannot be written; nothing has changed, `open` tries again.
@@ -121,12 +140,13 @@ class Store:
             try:
                 migrate(db)
                 with transaction(db):
-                    salvage(self._path, db)
+                    whole = salvage(self._path, db, corrupt=corrupt)
+                _checkpoint(db)
             finally:
                 db.close()
             self._set_aside()
             fresh.rename(self._path)
-        return self._load(damaged=True)
+        return self._load(damaged=not whole)
 
     def close(self) -> None:
         self._disconnect()
@@ -164,10 +184,13 @@ class Store:
             if not self._path.exists() and fresh.exists():
                 fresh.rename(self._path)  # the rescue was complete, but for this
             db = self._db = connect(self._path)
+            self._doubtful = self._wal_bytes() > 0
+            self._renew_if_possible(db)
             migrate(db)
             records = self._records = Records(db)
-            self.used_bytes = records.used_bytes()
-            return Opened(dict(records.disks), records.origins, records.take_losses(), records.covered(), damaged)
+            self.used_bytes, _ = records.pages()
+            self._told = dict(records.disks)
+            return Opened(self._told, records.origins, records.take_losses(), records.covered(), records.sinks, damaged)
 
     def _set_aside(self) -> None:
         names = [_FILE, *(f"{_FILE}.damaged-{number}" for number in range(1, _DAMAGED_KEPT + 1))]
@@ -180,36 +203,73 @@ class Store:
 
     # ── the one transaction ──────────────────────────────────────────────────────────────────────────────────────────
 
+    @contextmanager
+    def _writing(self) -> Iterator[tuple[sqlite3.Connection, Records]]:
+        try:
+            with mapped():
+                db, records = self._opened()
+                self._renew(db)
+                yield db, records
+        except DiskError:
+            self._doubtful = True
+            raise
+
+    def _renew(self, db: sqlite3.Connection) -> None:
+        if self._doubtful:
+            _checkpoint(db)
+            self.checkpoints += 1
+            self._doubtful = False
+
+    def _renew_if_possible(self, db: sqlite3.Connection) -> None:
+        try:
+            with mapped():
+                self._renew(db)
+        except CorruptError:
+            raise
+        except StoreError:
+            pass  # the first commit says so; until then what is here can be read
+
     def commit(self, work: Work) -> Done:
         """Makes `work` durable: trims, expires, evicts, inserts. All of it or nothing.
 
         Raises:
+            FullError: try it with the alarms alone.
             StoreError: nothing of it has happened.
             CorruptError: call `rescue`.
         """
-        with mapped():
-            db, records = self._opened()
-            before = dict(records.disks)
+        with self._writing() as (db, records):
             records.take_losses()
             with records.all_or_nothing():
                 records.trim(work.limits)
-                if work.expiry is not None:
-                    for name in [name for name, disk in records.disks.items() if disk.rows]:
-                        records.give_up(work.limits, name, GapReason.EXPIRED, expiry=work.expiry)
-                self._insert(records, work)
+                for name, disk in list(records.disks.items()):
+                    if disk.rows and disk.lane in work.expiry:
+                        records.give_up(work.limits, name, GapReason.EXPIRED, expiry=work.expiry[disk.lane])
+                unpinned = self._insert(records, work)
+                records.note_sinks(work.sinks)
                 records.cover(work.ring, work.covered)
                 records.drop_empty(work.keep)
             self.commits += 1
-            self._tidy(db, records)
-        return Done(_changed(before, records.disks), records.take_losses())
+            done = Done(self._changed(records), records.take_losses(), unpinned)
+        try:
+            with self._writing():
+                self._tidy(db, records)
+            self.trouble = ""
+        except StoreError as error:
+            self.trouble = str(error)
+        return done
 
-    def _insert(self, records: Records, work: Work) -> None:
+    def _insert(self, records: Records, work: Work) -> bool:
         rows = records.rows(work.records, work.boot)
-        incoming = sum(row[SIZE] for row in rows)
-        if incoming:
-            self._make_room(records, work.limits, incoming)
-            records.insert(work.records, rows)
-            self.committed_bytes += incoming
+        if not rows:
+            return False
+        sizes = dict.fromkeys(Lane, 0)
+        for stored, row in zip(work.records, rows, strict=True):
+            sizes[stored.record.lane] += row[SIZE]
+        incoming = retention.Bytes(sizes[Lane.LIVE], sizes[Lane.ALARM])
+        unpinned = self._make_room(records, work.limits, incoming)
+        records.insert(work.records, rows)
+        self.committed_bytes += sum(incoming)
+        return unpinned
 
     def move(self, stream: str, mark: int, target: str, boot: str) -> Done:
         """Gives what is un-acked of a stream to a new one, and ends that.
@@ -217,49 +277,60 @@ class Store:
         Raises:
             StoreError: nothing has happened.
         """
-        with mapped():
-            _, records = self._opened()
-            before = dict(records.disks)
+        with self._writing() as (_, records):
             records.move(stream, mark, target, boot)
             self.commits += 1
-        return Done(_changed(before, records.disks))
+        return Done(self._changed(records))
+
+    def _changed(self, records: Records) -> dict[str, Disk | None]:
+        before, self._told = self._told, dict(records.disks)
+        names = before.keys() | self._told.keys()
+        return {name: self._told.get(name) for name in names if before.get(name) != self._told.get(name)}
 
     # ── room ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _make_room(self, records: Records, limits: Limits, incoming: int) -> None:
-        used = records.used_bytes()
-        allowed = self._allowed(used)
-        if used + incoming > allowed:
+    def _make_room(self, records: Records, limits: Limits, incoming: retention.Bytes) -> bool:
+        """Gives up what must be. True: also rows that were kept for their origins."""
+        settings, unpinned = self._settings, False
+        space = self._space(records)
+        limit = self._bounds(space)
+        usage = _usage(records)
+        if retention.refused(usage, space.used, incoming, limit):
             # rows that stay for their origins only are the cheapest to lose
-            records.trim(limits._replace(pins={}))
-            used = records.used_bytes()
-        excess = retention.excess_bytes(used, incoming, allowed)
-        if excess == 0:
-            return
-        if self._settings.when_full is WhenFull.REFUSE:
-            raise FullError(f"{self._path} holds {used} bytes; {allowed} are allowed")
-        usage = [retention.Usage(name, disk.lane, disk.bytes) for name, disk in records.disks.items()]
-        for cut in retention.plan(usage, excess, allowed):
-            records.give_up(limits, cut.stream, GapReason.EVICTED, max_bytes=cut.bytes)
+            unpinned = records.trim(limits._replace(pins={}))
+            space, usage = self._space(records), _usage(records)
+            if settings.when_full is WhenFull.REFUSE and retention.refused(usage, space.used, incoming, limit):
+                raise FullError(f"{self._path} holds {space.used} bytes, and has no room for more")
+            for cut in retention.plan(usage, space.used, incoming, limit):
+                records.give_up(limits, cut.stream, GapReason.EVICTED, max_bytes=cut.bytes)
+            space = self._space(records)
+        if not retention.fits(space, incoming, settings.free_space_floor):
+            raise FullError(f"the file system of {self._folder} has {space.free} bytes left, which is its floor")
+        return unpinned
 
-    def _allowed(self, used: int) -> int:
+    def _space(self, records: Records) -> retention.Space:
         system = os.statvfs(self._folder)
-        free = system.f_bavail * system.f_frsize
-        return retention.allowed_bytes(self._settings.max_size, used, free, self._settings.free_space_floor)
+        return retention.Space(*records.pages(), system.f_bavail * system.f_frsize)
+
+    def _bounds(self, space: retention.Space) -> retention.Bounds:
+        settings = self._settings
+        return retention.bounds(space, settings.max_size, settings.alarm_reserve, settings.free_space_floor)
 
     def _tidy(self, db: sqlite3.Connection, records: Records) -> None:
         """After a commit: keeps the WAL short, and gives pages back when the file system runs low."""
-        (free,) = db.execute("PRAGMA freelist_count").fetchone()
-        if free > _VACUUM_PAGES and self._allowed(records.used_bytes()) < self._settings.max_size:
-            db.execute(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})").fetchall()
-        self.used_bytes = records.used_bytes()
-        try:
-            wal_bytes = os.stat(f"{self._path}-wal").st_size
-        except FileNotFoundError:
-            return
-        if wal_bytes >= _CHECKPOINT_BYTES:
+        space = self._space(records)
+        if space.spare > _VACUUM_BYTES and space.free < self._settings.free_space_floor + space.spare:
+            db.execute(f"PRAGMA incremental_vacuum({_VACUUM_BYTES // PAGE_BYTES})").fetchall()
+        self.used_bytes = space.used
+        if self._wal_bytes() >= _CHECKPOINT_BYTES:
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             self.checkpoints += 1
+
+    def _wal_bytes(self) -> int:
+        try:
+            return os.stat(f"{self._path}-wal").st_size
+        except FileNotFoundError:
+            return 0
 
     @property
     def fsyncs(self) -> int:
@@ -270,8 +341,7 @@ class Store:
 
     def probe(self) -> None:
         """Writes something. Raises StoreError when that does not work."""
-        db, _ = self._opened()
-        with mapped(), transaction(db):
+        with self._writing() as (db, _), transaction(db):
             db.execute(f"PRAGMA user_version={len(MIGRATIONS)}")
 
     def read(self, stream: str, seq: int, max_bytes: int) -> tuple[list[Stored], Sequence[Loss]]:
@@ -290,8 +360,15 @@ class Store:
             return records.read(stream, seq, max_bytes), records.take_losses()
 
 
-def _changed(before: Mapping[str, Disk], after: Mapping[str, Disk]) -> dict[str, Disk | None]:
-    return {name: after.get(name) for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+def _usage(records: Records) -> list[retention.Usage]:
+    return [retention.Usage(name, disk.lane, disk.bytes) for name, disk in records.disks.items()]
+
+
+def _checkpoint(db: sqlite3.Connection) -> None:
+    """Everything into the file, and a log of no bytes."""
+    busy, *_ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    if busy:
+        raise StoreError("the log cannot begin anew while somebody reads the store")
 
 
 def _remove(path: Path) -> None:

@@ -95,6 +95,12 @@ class Stream:
         self.mark = 0
         """Acked up to here by any sink."""
         self.marks: dict[str, int] = {}
+        """By sink; of a stream that an earlier process opened, they may be too low."""
+        self.marks_on_disk: dict[str, int] = {}
+        self.ackers: dict[str, Entry | None] = {}
+        """Sinks that have acked something, as a later process will find them: in the ring, or (None) on disk."""
+        self.inherited: frozenset[str] = frozenset()
+        """Sinks that had acked something when this process began: what was missing then, they have."""
         self.held = 0
         """In flight up to here."""
         self.fetching = 0
@@ -137,6 +143,18 @@ class Stream:
     @property
     def waiting(self) -> int:
         return len(self.fresh) + self.waiting_on_disk
+
+    @property
+    def marks_due(self) -> bool:
+        """Whether the marks on disk must follow. Of a stream that one sink alone has acked, the holes tell the mark."""
+        marks, stored = self.marks, self.marks_on_disk
+        return marks.keys() != stored.keys() or (len(marks) > 1 and marks != stored)
+
+    def stored_elsewhere(self, sink: str, first: int) -> int:
+        """Up to here another sink has whatever is missing from `first` on; below `first`: it is not known to."""
+        if self.inherited and sink not in self.inherited and first > self.marks.get(sink, 0):
+            return SEQ_MASK  # a hole that was found was acked, and not by this one
+        return max((mark for other, mark in self.marks.items() if other != sink), default=0)
 
     @property
     def empty(self) -> bool:

@@ -100,7 +100,7 @@ def test_every_row_is_in_the_ring_once_and_what_was_sent_keeps_its_identity(
                     gone.update(int(str(each.values[1])) for each in batch.rows(batch.decode(record.body)))
                     buffer.ack("sink", live.stream, record.seq)
             if step in ("rows", "split", "alarm"):  # these may have closed a batch, messages and all
-                closed = {int(str(each.values[1])) for each in buffer._open[Lane.LIVE].rows}
+                closed = {int(str(each.values[1])) for each in buffer._open._lanes[Lane.LIVE].rows}
                 accepted.update(set(waiting) - closed)
                 waiting[:] = [each for each in waiting if each in closed]
             check()

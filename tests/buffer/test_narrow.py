@@ -49,7 +49,7 @@ def test_a_rescue_that_found_no_room_is_tried_again(tmp_path: Path, monkeypatch:
         await buffer.append([row(1)])
         await buffer.drain()
 
-        def no_room(*_: Any) -> None:
+        def no_room(*_: Any, **__: Any) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
         def torn(*_: Any) -> Any:

@@ -160,7 +160,7 @@ class Buffer:
         ring is, for the commit. Cancelling before it returns may or may not have handed over the rows.
         """
         while self._full_for(rows) and not self._shed(settled is not None):
-            self._committer.hurry()
+            self.hurry()
             await self._committer.change()
         settling = Settling(settled) if settled is not None else None
         safe = True

@@ -12,6 +12,8 @@ need git git
 need gcc gcc
 need mosquitto mosquitto
 need socat socat
+need tinyproxy tinyproxy-bin
+need microsocks microsocks
 need dbus-daemon dbus
 need /usr/include/modbus/modbus.h libmodbus-dev
 need ip iproute2

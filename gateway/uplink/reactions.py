@@ -93,7 +93,7 @@ def to_status(status: int, retry_after_s: float | None) -> Reaction:
 def to_proxy_status(status: int, way: str, retry_after_s: float | None) -> Reaction:
     """The proxy answered our CONNECT with something other than 2xx; `way` names it and where it was to lead."""
     said = f"{way}: HTTP {status}"
-    if status == 407:
+    if status in (401, 407):  # some say 401 to a wrong password
         return Reaction(Kind.REST, f"{said}: the proxy does not accept our name and password", QUARTER_HOUR_S)
     if status in _TRANSIENT or status >= 500:
         return Reaction(Kind.RETRY, f"{said}: the proxy cannot connect", retry_after_s or 0.0)

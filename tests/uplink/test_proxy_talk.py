@@ -65,6 +65,7 @@ def test_any_2xx_opens_the_way_however_it_is_cut(status: str) -> None:
     ("status", "kind", "wait_s", "says"),
     [
         (407, Kind.REST, 900, "does not accept our name and password"),
+        (401, Kind.REST, 900, "does not accept our name and password"),
         (403, Kind.REST, 900, "does not let us through"),
         (405, Kind.REST, 900, "does not let us through"),
         (302, Kind.RETRY, 60, "not what a proxy answers"),

@@ -41,8 +41,17 @@ class Store:
 class Sink:
     """`async with Sink(store) as sink:` … `sink.url`."""
 
-    def __init__(self, store: Store, *, tls: ssl.SSLContext | None = None, port: int = 0, token: str = "") -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        tls: ssl.SSLContext | None = None,
+        port: int = 0,
+        token: str = "",
+        host: str = "127.0.0.1",
+    ) -> None:
         self.store = store
+        self.host = host
         self.port = port
         self.token = token
         self.status: tuple[int, dict[str, str]] | None = None
@@ -77,7 +86,7 @@ class Sink:
     async def start(self) -> None:
         self._server = await serve(
             self._serve,
-            "127.0.0.1",
+            self.host,
             self.port,
             subprotocols=[Subprotocol("gateway.uplink.v1")],
             process_request=self._door,

@@ -366,6 +366,9 @@ class Committer:
     async def move(self, stream: str, mark: int, target: str) -> None:
         """What is un-acked of a stream on disk goes to a new one. Raises StoreError."""
         async with self._lock:
+            known = self._shelf.streams.get(stream)
+            if known is None or known.disk is None:
+                return  # two sessions were told the same, and the other one did it
             boot = self._shelf.clock_state.boot
             self._set_disks((await self._call(self.store.move, stream, mark, target, boot)).disks)
 

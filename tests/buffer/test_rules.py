@@ -626,6 +626,22 @@ def test_a_restored_copy_moves_what_is_unacked_to_a_new_stream(tmp_path: Path) -
     run(main())
 
 
+def test_two_sessions_may_tell_of_the_same_copy_at_once(tmp_path: Path) -> None:
+    async def main() -> None:
+        machine = Machine(tmp_path)
+        buffer = await machine.start()
+        await buffer.append([row(1)])
+        await asyncio.sleep(0.6)
+        distrusted = live(buffer)
+        await asyncio.gather(buffer.distrust(distrusted), buffer.distrust(distrusted))
+        sink = Sink()
+        await deliver(buffer, sink)
+        assert sink.numbers == [1]
+        await machine.stop()
+
+    run(main())
+
+
 # ── rule 11: bounded, always ─────────────────────────────────────────────────────────────────────────────────────────
 
 

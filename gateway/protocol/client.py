@@ -255,6 +255,8 @@ class ClientSession:
         outputs: list[Output] = []
         flying, size = self._flying()
         for record in records[: fetch.max_records]:
+            if record.seq > place.at:
+                break  # a hole: the next fetch begins with it
             frame = encode_record(record)
             if flying and place.lane is not Lane.ALARM and size + len(frame) > self._allowance.bytes:
                 self._blocked = True

@@ -6,10 +6,18 @@ from collections.abc import Iterable
 from enum import StrEnum
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
 
-from gateway.settings import ID_PATTERN, Duration, Key, Mistake, Table
+from gateway.codec.path import Path as JsonPath
+from gateway.settings import ID_PATTERN, Duration, Key, Mistake, Size, Table
+
+PING_S: Final = 20.0
+PING_METERED_S: Final = 50.0
+"""Below the minute after which many balancers and mobile networks forget an idle connection."""
+PING_MAX_S: Final = 110.0
+"""A server may drop a session that it has not heard from for 120 s."""
+LINGER_METERED_S: Final = 1.0
 
 
 class Standby(StrEnum):
@@ -18,6 +26,35 @@ class Standby(StrEnum):
     AUTO = "auto"
     WARM = "warm"
     COLD = "cold"
+
+
+class Speech(StrEnum):
+    """What an endpoint understands."""
+
+    GATEWAY = "gateway"
+    PLAIN = "plain"
+
+
+class WhenSpent(StrEnum):
+    """What still goes out when the data budget of the day is down to its reserve."""
+
+    ALARMS_ONLY = "alarms_only"
+    HOLD = "hold"
+    GO_ON = "go_on"
+
+
+class AckPath(Table, frozen=True, kw_only=True):
+    """An ack in the peer's own words."""
+
+    path: Annotated[
+        str, Key("where in a JSON message of the peer the `id` or `n` stands that it acks", example='"ack"')
+    ]
+
+    def mistakes(self) -> Iterable[Mistake]:
+        try:
+            JsonPath.of(self.path)
+        except ValueError as error:
+            yield Mistake(("path",), str(error))
 
 
 class TlsSettings(Table, frozen=True, kw_only=True):
@@ -76,13 +113,62 @@ class Endpoint(Table, frozen=True, kw_only=True):
     connect_timeout: Annotated[
         Duration, Key("limit of each step of connecting: DNS, TCP, proxy, TLS, upgrade", min=0.1, max=60)
     ] = 3.0
-    metered: Annotated[bool, Key("traffic costs money: no standby session here while all is well")] = False
+    protocol: Annotated[Speech, Key("`plain`: any WebSocket listener, which is sent one JSON message per batch")] = (
+        Speech.GATEWAY
+    )
+    ack: Annotated[
+        Literal["pong", "none"] | AckPath,
+        Key('plain only: what counts as delivered: a pong, `{ path = "…" }` in a message of the peer, or the sending'),
+    ] = "pong"
+    metered: Annotated[
+        bool, Key("traffic costs money: no standby session here while all is well, slower pings, fewer messages")
+    ] = False
+    ping_interval: Annotated[
+        Duration | None,
+        Key("ping after this much silence; default 20s, metered 50s", min=1, max=PING_MAX_S, example='"20s"'),
+    ] = None
+    linger: Annotated[
+        Duration | None,
+        Key(
+            "gather readings for this long into one message, even on an idle link; metered: 1s", max=60, example='"1s"'
+        ),
+    ] = None
+    backfill_rate: Annotated[
+        int | None, Key("readings per second of a backlog at most; new ones are not held back", min=1, example="1000")
+    ] = None
+    daily_budget: Annotated[
+        Size | None,
+        Key("bytes per UTC day, both ways, with everything that TCP and IP add", min=100_000, example='"20MB"'),
+    ] = None
+    when_spent: Annotated[
+        WhenSpent, Key("at 90 % of it: alarms and results go on; `hold`: until all is spent; `go_on`: everything does")
+    ] = WhenSpent.ALARMS_ONLY
 
     @property
     def label(self) -> str:
         return self.name or urlsplit(self.url).netloc
 
+    @property
+    def ping_s(self) -> float:
+        return self.ping_interval or (PING_METERED_S if self.metered else PING_S)
+
+    @property
+    def linger_s(self) -> float | None:
+        """None: nothing waits on an idle link."""
+        return LINGER_METERED_S if self.linger is None and self.metered else self.linger
+
+    @property
+    def trusted_time(self) -> bool:
+        """Whoever is on the way cannot set our time: the server is known by its certificate, or is this machine."""
+        return self.url.startswith("wss:") or _is_loopback(urlsplit(self.url).hostname or "")
+
+    def warnings(self) -> Iterable[Mistake]:
+        if self.protocol is Speech.PLAIN and self.ack == "none":
+            yield Mistake(("ack",), f"the promise is {promise(self)}")
+
     def mistakes(self) -> Iterable[Mistake]:
+        if self.protocol is Speech.GATEWAY and self.ack != "pong":
+            yield Mistake(("ack",), 'is for endpoints with `protocol = "plain"`: ours has acks of its own')
         try:
             parts = urlsplit(self.url)
             host, _ = parts.hostname, parts.port
@@ -125,6 +211,9 @@ class UplinkSettings(Table, frozen=True, kw_only=True):
     standby: Annotated[
         Standby, Key("keep a second session open: `auto` does with two endpoints or more, unless metered")
     ] = Standby.AUTO
+    use_server_time: Annotated[
+        bool, Key("without NTP, stamp by the time of the servers, to their error; the system's clock is not touched")
+    ] = True
 
     def mistakes(self) -> Iterable[Mistake]:
         seen: set[str] = set()
@@ -132,6 +221,17 @@ class UplinkSettings(Table, frozen=True, kw_only=True):
             if endpoint.label in seen:
                 yield Mistake(("endpoint", i), f"a second endpoint called `{endpoint.label}`; give it a `name`")
             seen.add(endpoint.label)
+
+
+def promise(endpoint: Endpoint) -> str:
+    """What delivery means at this endpoint, in words for people."""
+    if endpoint.protocol is Speech.GATEWAY:
+        return "exactly once: stored by the sink, nothing lost, nothing twice"
+    if endpoint.ack == "none":
+        return "at most once: what is under way when the connection breaks is lost"
+    if endpoint.ack == "pong":
+        return "at least once, as far as the peer's WebSocket library: nothing lost on the way, some of it twice"
+    return "at least once, as far as what sends the acks: nothing lost, some of it twice"
 
 
 def _is_loopback(host: str) -> bool:

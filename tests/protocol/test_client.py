@@ -221,6 +221,13 @@ def test_a_hole_that_this_sink_itself_acked_is_skipped_without_a_gap() -> None:
     assert [m["seq"] for m in frames(talk.session.fetched(fetch, [record(5)], talk.now))] == [5]
 
 
+def test_a_hole_in_the_middle_is_filled_before_what_is_behind_it_is_sent() -> None:
+    talk = Talk(offer(A, 9, first=2, sealed=True), marks={A: 1})
+    talk.offer(offer(A, 9, first=2, sealed=True))
+    assert [m["seq"] for m in frames(talk.give(record(2), record(5)))] == [2]
+    assert talk.give(record(5)) == [outputs.Fill(A, 3, 4)]
+
+
 def test_a_buffer_that_does_not_fill_is_our_bug() -> None:
     talk = Talk(offer(A, 9, first=5, sealed=True), marks={A: 1})
     talk.offer(offer(A, 9, first=5, sealed=True))

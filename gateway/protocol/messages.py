@@ -98,9 +98,10 @@ class Batch(_Message, frozen=True, kw_only=True, omit_defaults=True, tag="batch"
 
     stream: Id
     lane: Lane
-    seq: Number
     body: Annotated[msgspec.Raw, _refer("Body")]
     """See `batch.py`."""
+    seq: Number
+    """Behind the body: all that comes before its times then compresses as one piece, 7 % of a small batch."""
 
 
 class Gap(_Message, frozen=True, kw_only=True, omit_defaults=True, tag="gap"):

@@ -153,6 +153,9 @@ class Sink:
     def settled(self, origin: Origin) -> bool:
         return True
 
+    def whole(self, session: bytes) -> bool:
+        return True
+
     def forget(self, origins: Sequence[Origin]) -> None:
         self._known.difference_update(origins)
 

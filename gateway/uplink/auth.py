@@ -62,20 +62,19 @@ class Credentials:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         return Credential(headers, self._context(), self._login())
 
-    def ends(self) -> list[tuple[str, Validity]]:
-        """What of ours has an end: a name for people, and from when until when it is good. Raises AuthError."""
-        found = []
-        token = self._token()
-        validity = token_validity(token)
-        if validity is not None:
-            found.append(("token", validity))
+    def ends(self) -> dict[str, Validity]:
+        """What of ours has an end, by a name for people. Raises AuthError."""
+        found = {}
+        token, path = token_validity(self._token()), self._endpoint.token_file
         certfile = self._endpoint.tls.certfile
-        if certfile is not None:
-            try:
+        try:
+            if token is not None and path is not None:  # without a date of its own it is as old as its file
+                found["token"] = token if token.begins_s is not None else token._replace(begins_s=path.stat().st_mtime)
+            if certfile is not None:
                 der = ssl.PEM_cert_to_DER_cert(_first_certificate(certfile.read_text("ascii", "replace")))
-                found.append(("client certificate", certificate_validity(der)))
-            except (OSError, ValueError, DecodeError) as error:
-                raise AuthError(f"certificate {certfile}: {error}") from error
+                found["client certificate"] = certificate_validity(der)
+        except (OSError, ValueError, DecodeError) as error:
+            raise AuthError(f"certificate {certfile}: {error}") from error
         return found
 
     def _token(self) -> str:

@@ -14,17 +14,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from gateway.clock import Clock
-from gateway.model import Json, Lane
+from gateway.model import Json, Lane, Trust
 from gateway.protocol.client import ClientSession
 from gateway.protocol.manifest import Manifest
 from gateway.protocol.outputs import MoveAsked
-from gateway.uplink.auth import Credentials
 from gateway.uplink.config import UplinkSettings
 from gateway.uplink.connections import Action, Activate, Connect, Retire, State
 from gateway.uplink.failover import Failover
 from gateway.uplink.ports import Commands, Outbox
 from gateway.uplink.reactions import Reaction
 from gateway.uplink.session import Carrier, Self
+from gateway.uplink.watch import Watch
 
 LIVE_FIRST_RECORDS: Final = 200
 LIVE_FIRST_AGE_S: Final = 5.0
@@ -85,6 +85,7 @@ class Uplink:
         """A connection may end in the very moment in which we are told to."""
         self._sealed_at: float | None = None
         self._trouble = [_Trouble() for _ in settings.endpoint]
+        self._watches = [Watch(each) for each in settings.endpoint]
         self._changed = asyncio.Event()
         self._tasks: asyncio.TaskGroup
 
@@ -106,8 +107,9 @@ class Uplink:
     async def _keep_time(self) -> None:
         while True:
             now = self._clock.monotonic()
-            for index, endpoint in enumerate(self._endpoints):
-                self._act(self._failover.renewed(index, Credentials(endpoint).version(), now))
+            utc_s = self._utc_s()
+            for index, watch in enumerate(self._watches):
+                self._act(self._failover.renewed(index, watch.look(utc_s), now))
             self._act(self._failover.tick(now))
             self._manifest.keep({offer.stream for offer in self._outbox.offers()} | self._held.keys())
             self._changed.clear()  # nothing was awaited since: whatever has set it is in this deadline
@@ -118,6 +120,11 @@ class Uplink:
                     await self._changed.wait()
             except TimeoutError:
                 pass
+
+    def _utc_s(self) -> float | None:
+        """None while nobody knows it."""
+        clock = self._clock.state()
+        return None if clock.trust is Trust.UNSYNCED else self._clock.boot_ns() / 1e9 + clock.offset_ms / 1e3
 
     async def _report_stats(self) -> None:
         while True:
@@ -287,5 +294,6 @@ class Uplink:
             "state": ", ".join(words),
             "last_error": trouble.reason or None,
             "failures": trouble.count,
+            "credentials": self._watches[index].status(),
             "next_attempt_s": round(wait_s, 1) if wait_s and not state.states else None,
         }

@@ -79,11 +79,10 @@ def refused(context: ssl.SSLContext, tls: TlsSettings, attempts: list[int] | Non
                 sock, _ = listener.accept()
                 if attempts is not None:
                     attempts.append(1)
-                with (
-                    contextlib.suppress(ssl.SSLError, ConnectionError),
-                    context.wrap_socket(sock, server_side=True) as up,
-                ):
-                    up.recv(1)
+                with context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False) as up:
+                    up.settimeout(5)
+                    with contextlib.suppress(OSError):
+                        _shake_hands(up)
 
     async def main() -> tuple[Kind, str]:
         url = f"wss://127.0.0.1:{listener.getsockname()[1]}/"
@@ -100,6 +99,17 @@ def refused(context: ssl.SSLContext, tls: TlsSettings, attempts: list[int] | Non
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
         server.join()
+
+
+def _shake_hands(server: ssl.SSLSocket) -> None:
+    """Until the other side hangs up: a reset by ours would overtake our alert."""
+    try:
+        server.do_handshake()
+        server.recv(1)
+    except ssl.SSLError:
+        socket.socket.shutdown(server, socket.SHUT_WR)
+        while socket.socket.recv(server, 4096):
+            pass
 
 
 def self_signed(folder: Path) -> ssl.SSLContext:

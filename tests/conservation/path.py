@@ -1,11 +1,15 @@
-"""Connections between the real uplink and the real server, in virtual time: frames keep their order, everything else
-may happen to them. The gateway's end fits `gateway.uplink.link.Link`, the server's a `ServerConnection` of the library.
+"""Connections between the real uplink and the real server, in virtual time. The gateway's end fits
+`gateway.uplink.link.Link`, the server's a `ServerConnection` of the library.
+
+In fair weather frames keep their order and arrive once, as TCP has it. In foul weather single frames are dropped,
+doubled, overtaken, which no TCP does; the protocol's numbers must be worth more than that.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from typing import Any
 
 from websockets.exceptions import ConnectionClosedError, ConnectionClosedOK
@@ -16,11 +20,27 @@ from gateway.uplink.link import Refused
 from gateway.uplink.reactions import Kind, Reaction
 
 
-class Way:
-    """One direction. What is sent arrives after a while, in order; while it is stalled, later."""
+class Weather:
+    """What happens to single frames, as probabilities."""
 
-    def __init__(self, dice: random.Random) -> None:
+    def __init__(self, seen: Counter[str]) -> None:
+        self.seen = seen
+        self.drop = self.double = self.overtake = 0.0
+
+    def set(self, drop: float, double: float, overtake: float) -> None:
+        self.drop, self.double, self.overtake = drop, double, overtake
+
+    @property
+    def foul(self) -> bool:
+        return bool(self.drop or self.double or self.overtake)
+
+
+class Way:
+    """One direction. What is sent arrives after a while; while it is stalled, later."""
+
+    def __init__(self, dice: random.Random, weather: Weather) -> None:
         self._dice = dice
+        self._weather = weather
         self._loop = asyncio.get_running_loop()
         self._last = 0.0
         self._held: list[Any] = []
@@ -28,21 +48,48 @@ class Way:
         self.latency_s = 0.001
         self.stalled = False
         self.dead = False
+        self.orphaned = False
+        """Whoever sent it is gone."""
 
     def send(self, item: Any) -> None:
         if self.dead:
             return
+        weather = self._weather
+        if isinstance(item, bytes):
+            weather.seen["frame " + item[:24].split(b'"', 4)[3].decode()] += 1
+            if weather.foul:
+                return self._in_foul_weather(item)
         at = self._loop.time() + self._dice.uniform(0.2, 2) * self.latency_s
         self._last = max(at, self._last)
         self._loop.call_at(self._last, self._arrive, item)
+
+    def _in_foul_weather(self, item: bytes) -> None:
+        weather, dice = self._weather, self._dice
+        if dice.random() < weather.drop:
+            weather.seen["dropped"] += 1
+            return
+        times = 1
+        if dice.random() < weather.double:
+            weather.seen["doubled"] += 1
+            times = 2
+        for _ in range(times):
+            at = self._loop.time() + dice.uniform(0.2, 2) * self.latency_s
+            if dice.random() < weather.overtake:
+                weather.seen["overtaken"] += 1
+                at += dice.uniform(0, 10) * self.latency_s
+            else:
+                at = self._last = max(at, self._last)
+            self._loop.call_at(at, self._arrive, item)
 
     def _arrive(self, item: Any) -> None:
         if self.dead:
             return
         if self.stalled:
             self._held.append(item)
-        else:
-            self.arrived.put_nowait(item)
+            return
+        if self.orphaned and isinstance(item, bytes):
+            self._weather.seen["late frame of a dead process"] += 1
+        self.arrived.put_nowait(item)
 
     def heal(self) -> None:
         self.stalled = False
@@ -60,8 +107,8 @@ class Way:
 class Connection:
     """Both ends of one connection."""
 
-    def __init__(self, dice: random.Random) -> None:
-        self.up, self.down = Way(dice), Way(dice)
+    def __init__(self, dice: random.Random, weather: Weather) -> None:
+        self.up, self.down = Way(dice, weather), Way(dice, weather)
         self.near, self.far = Near(self), Far(self)
         self.open = True
 
@@ -80,14 +127,15 @@ class Connection:
         self.up.end(Close(code, reason))
         self.down.end(Close(code, reason))
 
-    def desert(self) -> None:
-        """The gateway is gone: what it sent last is still on its way, and nobody reads the answers."""
+    def desert(self, for_s: float) -> None:
+        """The gateway is gone: what it sent last is still on its way, for so long, and nobody reads the answers."""
         self.down.end(Close(1006, ""))
         self.open = False
-        if self.up.stalled:
+        self.up.orphaned = True
+        if self.up.stalled and not for_s:
             self.cut()
         else:
-            asyncio.get_running_loop().call_later(1.0, self.cut)
+            asyncio.get_running_loop().call_later(for_s, self.cut)
 
 
 class Near:

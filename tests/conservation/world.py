@@ -1,243 +1,148 @@
-"""A gateway and its cloud side, all of it real but the sockets, the disk's moods and the passing of time.
+"""A gateway and its cloud side, all of it real but the sockets, the disk and the passing of time.
 
-Real are the buffer with its SQLite file and its flight ring, the uplink with its state machine and sessions, and the
-server with its sessions and its group commit. The store behind the server is a model of the rule (one transaction
-compares and stores), or the real one.
+Real are the buffer, its flight ring (in memory that outlives the process), the uplink with its state machine and
+sessions, and the server with its sessions and its group commit (`site.py`). The store on disk is a model (`disk.py`) or
+the real one. What is asked of the world is a fault or a reading; what it notes is what was promised, and what a fault
+may have taken by then (`Promises`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import copy
 import random
-from collections.abc import Callable, Iterable, Sequence
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
+from gateway.buffer import buffer as buffer_module
+from gateway.buffer import ring as rings
 from gateway.buffer.buffer import Buffer
-from gateway.errors import StoreError
-from gateway.ingest import server as ingest
-from gateway.ingest.config import Settings
-from gateway.ingest.sinks.sqlite import SqliteSink, StoredResult, Verdict
-from gateway.model import Origin, RecordKind
-from gateway.protocol import batch
-from gateway.protocol.messages import GapBody, Hello
-from gateway.protocol.server import Entry, Mark
+from gateway.buffer.config import BufferSettings
+from gateway.buffer.recovery import sort_out
+from gateway.buffer.schema import from_row
+from gateway.errors import DecodeError, StoreError
+from gateway.model import GapReason, Lane, Origin, Record, RecordKind, Row, Shape, Trust
+from gateway.buffer.gaps import gap_body
+from gateway.testing.loop import VirtualClock
 from gateway.uplink import session
-from gateway.uplink.config import Endpoint, UplinkSettings
+from gateway.uplink.config import Endpoint, Standby, UplinkSettings
 from gateway.uplink.link import Refused
 from gateway.uplink.reactions import Kind, Reaction
 from gateway.uplink.uplink import About, Uplink
-from tests.buffer.world import ALARM, LIVE, Inline, Machine, row
-from tests.conservation.path import Connection, Near
+from tests.conservation.disk import ModelStore, Mood, Platter, Thread
+from tests.conservation.path import Connection, Near, Weather
+from tests.conservation.site import Site, Storage, Stored
+from tests.conservation.taps import Made, Taps, numbers
 from tests.uplink.memory import MemoryCommands
 
-ENDPOINTS = ("a", "b")
+LIVE = Shape("meter", ("u", "n"), ("V", "/"))
+ALARM = Shape("door", ("open", "n"), ("/", "/"), Lane.ALARM)
+FOREVER_MS = 2**61
+"""A stamp that no server takes: the batch is poison."""
+PACKETS = 16
+"""What the broker has in flight at most."""
 
 
-class Stored(NamedTuple):
-    first: int
-    last: int
-    kind: RecordKind
-    body: batch.Body | GapBody | object | None
+class Plan(NamedTuple):
+    """What stays the same for one schedule."""
+
+    sites: int
+    """0: one server; 1: two servers, one store; 2: two servers, two stores."""
+    endpoints: tuple[str, ...]
+    standby: Standby
+    ring_size: int | None
+    buffer: dict[str, Any]
+    real_store: bool = False
+    real_sink: bool = False
+    synced: bool = True
 
 
-class Storage:
-    """What a sink has on its disk."""
+class Promise(NamedTuple):
+    """One row that the buffer took over."""
 
-    def __init__(self, dice: random.Random, folder: Path) -> None:
-        self.id = f"{dice.getrandbits(128):032x}"
-        self.folder = folder
-        self.streams: dict[str, list[Stored]] = {}
-        self.failing = False
-        self._backup: dict[str, list[Stored]] = {}
-
-    def back_up(self) -> None:
-        self._backup = copy.copy({name: list(records) for name, records in self.streams.items()})
-
-    def restore(self) -> None:
-        self.streams = {name: list(records) for name, records in self._backup.items()}
-
-    def rows(self) -> list[tuple[str, Any]]:
-        """Stream and row, in order of storing within each."""
-        return [
-            (name, row)
-            for name, records in self.streams.items()
-            for record in records
-            if isinstance(record.body, batch.Body)
-            for row in batch.rows(record.body)
-        ]
-
-    def gaps(self) -> list[GapBody]:
-        return [each.body for records in self.streams.values() for each in records if isinstance(each.body, GapBody)]
+    at_s: float
+    busy_s: float
+    """What the disk had done by then."""
+    lane: Lane
 
 
-class ModelSink:
-    """Fits what the server calls of `SqliteSink`."""
+class Message(NamedTuple):
+    """What a broker keeps until it has our acknowledgement and the proof of it."""
 
-    def __init__(self, storage: Storage) -> None:
-        self._storage = storage
-        self.sink_id = storage.id
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-    def latest(self) -> list[Any]:
-        return []
-
-    gaps = latest
-
-    def query(self, _: str, __: Sequence[Any] = ()) -> list[Any]:
-        return []
-
-    def probe(self, _: int) -> None:
-        if self._storage.failing:
-            raise StoreError("the disk is full")
-
-    def marks(self, _: str, streams: Iterable[str]) -> dict[str, Mark]:
-        found = {}
-        for name in streams:
-            records = self._storage.streams.get(name)
-            found[name] = Mark(records[-1].last, None, records[-1].kind is RecordKind.END) if records else Mark()
-        return found
-
-    def hello(self, gateway: str, hello: Hello, _: int) -> tuple[dict[str, Mark], tuple[str, ...]]:
-        self.probe(0)
-        return self.marks(gateway, [offer.stream for offer in hello.streams]), ()
-
-    def commit(self, entries: Sequence[Entry], _: Sequence[StoredResult], __: int) -> list[Verdict]:
-        self.probe(0)
-        verdicts = []
-        for entry in entries:
-            records = self._storage.streams.setdefault(entry.stream, [])
-            mark = records[-1].last if records else 0
-            stored = entry.seq <= mark + 1 and entry.last > mark
-            if stored:
-                assert not entry.poison, entry.poison
-                records.append(Stored(mark + 1, entry.last, entry.kind, entry.body))
-            verdicts.append(Verdict(records[-1].last if records else 0, stored))
-        return verdicts
-
-
-class RealSink(SqliteSink):
-    """The real store; what it commits is noted too, so that both kinds are judged by the same eyes."""
-
-    def __init__(self, storage: Storage) -> None:
-        super().__init__(storage.folder)
-        self._model = ModelSink(storage)
-        self._storage = storage
-        storage.id = self.sink_id
-
-    def commit(self, entries: Sequence[Entry], results: Sequence[StoredResult], now_ms: int) -> list[Verdict]:
-        self._model.probe(0)
-        verdicts = super().commit(entries, results, now_ms)
-        assert [verdict[:2] for verdict in verdicts] == [v[:2] for v in self._model.commit(entries, results, now_ms)]
-        return verdicts
-
-
-class Site:
-    """One server; `crash` is kill -9."""
-
-    def __init__(self, dice: random.Random, storage: Storage, clock: Any, real: bool) -> None:
-        self._dice = dice
-        self.storage = storage
-        self._clock = clock
-        self.real = real
-        self.connections: list[Connection] = []
-        self.up = False
-        self.slow_s = 0.002
-
-    def start(self) -> None:
-        if self.up:
-            return
-        make: Any = RealSink if self.real else ModelSink
-        original = ingest.SqliteSink
-        ingest.SqliteSink = lambda _: make(self.storage)  # type: ignore[assignment,misc]
-        try:
-            self._server = ingest.IngestServer(Settings(self.storage.folder), self._clock)
-        finally:
-            ingest.SqliteSink = original  # type: ignore[misc]
-        if not self.real:
-            self._server._deliver = _no_commands  # type: ignore[method-assign]
-        self._server.committer._thread = Inline()  # type: ignore[assignment]
-        turn, call = asyncio.Lock(), self._server.committer.call
-
-        async def slow(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            async with turn:
-                await asyncio.sleep(self._dice.uniform(0, self.slow_s))
-                result = await call(function, *args, **kwargs)
-                await asyncio.sleep(self._dice.uniform(0, self.slow_s))
-                return result
-
-        self._server.committer.call = slow  # type: ignore[method-assign]
-        self._tasks = {asyncio.create_task(self._server.committer.run(), name="ingest commit")}
-        self.up = True
-
-    def accept(self, connection: Connection) -> None:
-        self.connections.append(connection)
-        task = asyncio.create_task(self._server._connected(connection.far), name="session")  # type: ignore[arg-type]
-        self._tasks.add(task)
-
-    async def crash(self) -> None:
-        if self.up:
-            self.up = False
-            self.cut()
-            for task in self._tasks:
-                if task.done() and not task.cancelled():
-                    task.result()  # nothing may have failed unseen
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-            self._server.sink.close()
-
-    def cut(self) -> None:
-        connections, self.connections = self.connections, []
-        for connection in connections:
-            connection.cut()
-
-    def alive(self) -> None:
-        for task in self._tasks:
-            if task.done() and not task.cancelled():
-                task.result()
+    origin: Origin
+    rows: tuple[int, ...]
 
 
 class World:
-    """See the module. `endpoints[name]` is the way to a site: open, refused, stalled."""
+    """See the module."""
 
-    def __init__(self, home: Path, dice: random.Random, *, sinks: int, real: bool, **settings: Any) -> None:
+    def __init__(self, taps: Taps, dice: random.Random, plan: Plan, home: Path | None) -> None:
+        self.witness = taps.witness
+        self.seen = taps.witness.seen
         self.dice = dice
-        self.machine = Machine(home / "gateway", **settings)
-        stores = [Storage(dice, home / f"sink{number}") for number in range(2 if sinks == 2 else 1)]
-        self.stores = stores
-        clock = _UtcClock(self.machine.clock)
-        match sinks:
-            case 0:  # one server behind both endpoints
-                one = Site(dice, stores[0], clock, real)
-                self.sites = {"a": one, "b": one}
-            case 1:  # two servers, one store
-                self.sites = {name: Site(dice, stores[0], clock, False) for name in ENDPOINTS}
-            case _:  # two servers, two stores
-                self.sites = {n: Site(dice, s, clock, real) for n, s in zip(ENDPOINTS, stores, strict=True)}
-        self.mood = dict.fromkeys(ENDPOINTS, "open")
-        self.latency_s = dict.fromkeys(ENDPOINTS, 0.01)
-        self.connections: dict[str, list[Connection]] = {name: [] for name in ENDPOINTS}
+        self.plan = plan
+        self.clock = VirtualClock(trust=Trust.SYNCED if plan.synced else Trust.UNSYNCED)
+        self.settings = BufferSettings(**plan.buffer)
+        self.weather = Weather(self.seen)
+        self._home = home
+        self._lives = 0
+        self._ring_memory: bytearray | None = None
+        self.platter = Platter()
         self.disk_s = 0.001
+        sink_home = home if plan.real_sink else None
+        stores = [
+            Storage(dice, sink_home / f"sink{n}" if sink_home else None) for n in range(2 if plan.sites == 2 else 1)
+        ]
+        self.stores = stores
+        names, clock = plan.endpoints, _UtcClock(self.clock)
+        if plan.sites == 0:
+            one = Site(dice, stores[0], clock)
+            self.sites = dict.fromkeys(names, one)
+        else:
+            self.sites = {n: Site(dice, stores[i % len(stores)], clock) for i, n in enumerate(names)}
+        self.mood = dict.fromkeys(names, "open")
+        self.latency_s = dict.fromkeys(names, 0.01)
+        self.connections: dict[str, list[Connection]] = {name: [] for name in names}
+        self._feed: asyncio.Queue[tuple[list[Row], Message | None, bool]] = asyncio.Queue()
+        self._busy = False
+
+        self.last_sink = ""
+        """To which everything goes in the end."""
         self.number = 0
-        self.promised: dict[int, float] = {}
-        """Row → when the buffer took it over."""
-        self.unsure: set[int] = set()
-        """Handed over and not answered when the process died: may arrive."""
-        self.may_be_lost: set[int] = set()
-        self.may_be_twice: set[int] = set()
+        self.promised: dict[int, Promise] = {}
         self.settled: set[int] = set()
-        self.messages: dict[int, int] = {}
-        """What a broker holds: packet id → row, until it is settled."""
-        self._feed: asyncio.Queue[tuple[list[int], bool, bool, int]] = asyncio.Queue()
-        self.spoiled = False
-        """Records may have been given up: the disk failed, or was too small."""
+        self.redelivered: set[int] = set()
+        self.oversize: set[int] = set()
+        self.poison: set[int] = set()
+        self.messages: dict[int, Message] = {}
+        self.may_be_lost: set[int] = set()
+        """What the faults so far may have taken, by the rules."""
+        self.may_be_twice: set[int] = set()
+        self.gaps_may_be_lost = 0
+        """Gaps that a power cut met in memory, and that have no number of a batch to hang on (oversize)."""
+        self.disk_failed = self.rotten = self.foul = False
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            put = stack.enter_context
+            put(mock.patch.object(session, "open_link", self.open_link))
+            put(mock.patch.object(buffer_module, "open_ring", lambda _, size: self._open_ring(size)))
+            if not self.plan.real_store:
+                make = lambda settings, folder: ModelStore(settings, folder, self.platter)  # noqa: E731
+                put(mock.patch.object(buffer_module, "Store", make))
+            dice = random.Random(self.dice.random())  # ids are of the seed too
+            put(mock.patch.object(secrets, "token_hex", lambda n=16: f"{dice.getrandbits(8 * n):0{2 * n}x}"))
+            put(mock.patch.object(secrets, "token_bytes", lambda n=16: dice.getrandbits(8 * n).to_bytes(n, "big")))
+            yield
 
     # ── the way ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def open_link(self, endpoint: Endpoint, _: object) -> Near:
+    async def open_link(self, endpoint: Endpoint, *_: object, **__: object) -> Near:
         name, site = endpoint.label, self.sites[endpoint.label]
         await asyncio.sleep(self.latency_s[name])
         if self.mood[name] == "stalled":
@@ -245,7 +150,7 @@ class World:
             raise Refused(Reaction(Kind.RETRY, "no connection"))
         if self.mood[name] == "refused" or not site.up:
             raise Refused(Reaction(Kind.RETRY, "cannot connect"))
-        connection = Connection(self.dice)
+        connection = Connection(self.dice, self.weather)
         connection.slow(self.latency_s[name])
         self.connections[name] = [each for each in self.connections[name] if each.open] + [connection]
         site.accept(connection)
@@ -266,200 +171,401 @@ class World:
         for connection in self.connections[name]:
             connection.slow(latency_s)
 
-    # ── the gateway ──────────────────────────────────────────────────────────────────────────────────────────────
+    # ── one process of the gateway ───────────────────────────────────────────────────────────────────────────────
 
     async def start(self) -> None:
-        session.open_link = self.open_link  # type: ignore[assignment]
         for site in self.sites.values():
             site.start()
-        self._begin(await self.machine.start())
+        await self._begin()
 
-    def _begin(self, buffer: Buffer) -> None:
-        self.buffer = buffer
-        self._started = self.machine.clock.monotonic()
-        turn, call = asyncio.Lock(), buffer._committer._call
+    @property
+    def _folder(self) -> Path:
+        return (self._home or Path("/nowhere")) / f"gateway{self._lives}"
 
-        async def slow(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            async with turn:
-                await asyncio.sleep(self.dice.uniform(0, self.disk_s))
-                result = await call(function, *args, **kwargs)
-                await asyncio.sleep(self.dice.uniform(0, self.disk_s))
-                return result
-
-        buffer._committer._call = slow  # type: ignore[method-assign]
-        ends = tuple(Endpoint(url="ws://127.0.0.1:1/", name=name) for name in ENDPOINTS)
-        uplink = Uplink(
-            UplinkSettings(endpoint=ends), buffer, MemoryCommands(), self.machine.clock, About("test"), self.dice.random
+    async def _begin(self) -> None:
+        self.thread = Thread(self.dice, self.disk_s)
+        runtime = None if self.plan.ring_size is None else Path("/run")
+        self.buffer = await Buffer.open(self.settings, self._folder, self.clock, runtime, self.thread)
+        self.started_s = self.clock.monotonic()
+        self._watch_the_store()
+        ends = tuple(Endpoint(url="ws://127.0.0.1:1/", name=name) for name in self.plan.endpoints)
+        settings = UplinkSettings(endpoint=ends, standby=self.plan.standby)
+        self.uplink = Uplink(
+            settings, self.buffer, MemoryCommands(), self.clock, About("test"), self.dice.random
         )
         self._tasks = [
-            asyncio.create_task(uplink.run(), name="uplink"),
+            asyncio.create_task(self.buffer.run(), name="buffer"),
+            asyncio.create_task(self.uplink.run(), name="uplink"),
             asyncio.create_task(self._feeder(), name="feeder"),
         ]
-        for packet_id, number in self.messages.items():  # what the broker still holds comes again
-            if not buffer.ledger.seen(_origin(packet_id)):
-                self._feed.put_nowait(([number], False, True, packet_id))
-            elif buffer.ledger.settled(_origin(packet_id)):
-                self.settled.add(number)
+        self.broker_returns()
 
-    def put(self, count: int, *, alarm: bool, settles: bool) -> None:
-        numbers = list(range(self.number + 1, self.number + count + 1))
-        self.number += count
-        self._feed.put_nowait((numbers, alarm, settles, 0))
+    def _open_ring(self, size: int) -> tuple[rings.Ring, Sequence[rings.Found]]:
+        if self._ring_memory is not None:
+            result = rings.recover(self._ring_memory)
+            if result is not None and (result[1] or result[0].damaged):
+                return result
+        self._ring_memory = bytearray(size)
+        return rings.create(self._ring_memory), ()
 
-    def publish(self) -> None:
-        """One message of a broker: it is kept there until it is settled."""
-        self.number += 1
-        packet_id = self.number % 65_535 + 1
-        self.messages[packet_id] = self.number
-        self._feed.put_nowait(([self.number], False, True, packet_id))
+    def _watch_the_store(self) -> None:
+        """Whoever is moved on disk has another identity from then on. The real store fails when it is told to, at the
+        last moment before the commit."""
+        store = self.buffer._committer.store
+        whole_move, whole_insert, whole_probe = store.move, store._insert, store.probe
 
-    async def _feeder(self) -> None:
-        while True:
-            numbers, alarm, settles, packet_id = await self._feed.get()
-            self.unsure.update(numbers)
-            origin = _origin(packet_id) if packet_id else None
-            rows = [row(number, ALARM if alarm else LIVE, origin, payload(number)) for number in numbers]
+        def move(stream: str, mark: int, target: str, boot: str) -> Any:
+            done = whole_move(stream, mark, target, boot)
+            for stored in store.read(target, 1, 1 << 30)[0]:
+                record = stored.record
+                self.witness.note(target, record.seq, Made(record.kind, record.body, record.readings, record.upto))
+            return done
 
-            def settled(numbers: Sequence[int] = numbers) -> None:
-                self.settled.update(numbers)
+        def failing(whole: Callable[..., None]) -> Callable[..., None]:
+            def call(*args: Any) -> None:
+                whole(*args)
+                if self.platter.mood is not Mood.WORKS:
+                    raise StoreError("No space left on device")
 
-            await self.buffer.append(rows, settled if settles else None)
-            self.unsure.difference_update(numbers)
-            if not packet_id:
-                self.promised |= dict.fromkeys(numbers, self.machine.clock.monotonic())
+            return call
+
+        store.move = move  # type: ignore[method-assign]
+        if self.plan.real_store:
+            store._insert, store.probe = failing(whole_insert), failing(whole_probe)  # type: ignore[method-assign]
 
     async def crash(self, *, power: bool) -> None:
         """The process dies at once. What it had sent is on its way all the same."""
+        self.seen["power cut" if power else "kill"] += 1
         for connections in self.connections.values():
             for connection in connections:
-                connection.desert()
+                connection.desert(self.dice.choice([0.0, 1.0, 20.0]))
             connections.clear()
-        if power:
-            self._lose()
+        memory = bytearray(self._ring_memory) if self._ring_memory is not None and not power else None
+        self.thread.die()
+        if not self.plan.real_store and self.platter.crash(self.dice):
+            self.seen["torn commit was there"] += 1
+        known = [message for message in self.messages.values() if self.buffer.ledger.seen(message.origin)]
+        trouble = self.trouble
+        self._note_what_may_be_lost(memory, power)
         await self._end()
-        self._begin(await (self.machine.cut() if power else self.machine.kill()))
+        self._ring_memory = memory
+        await self._begin()
+        for message in known:
+            if (power or trouble) and not self.buffer.ledger.seen(message.origin):
+                self.may_be_twice.update(message.rows)
+                self.seen["redelivery of what the power cut took"] += power
+
+    @property
+    def trouble(self) -> bool:
+        """The disk does not take what it should, and status says so."""
+        return self.platter.mood is not Mood.WORKS or self.platter.broken or bool(self.buffer._committer.problem)
 
     async def drain(self) -> None:
         """SIGTERM, and a new start."""
-        self._tasks[1].cancel()
-        await asyncio.gather(self._tasks[1], return_exceptions=True)
+        self.seen["drain"] += 1
+        self._tasks[2].cancel()
+        await asyncio.gather(self._tasks[2], return_exceptions=True)
         await self.buffer.drain()
         await self.crash(power=False)
 
     async def _end(self) -> None:
+        for batch in self.buffer._open._lanes.values():
+            if batch.timer is not None:
+                batch.timer.cancel()
         for task in self._tasks:
             task.cancel()
         for result in await asyncio.gather(*self._tasks, return_exceptions=True):
             assert isinstance(result, asyncio.CancelledError), result
-        while not self._feed.empty():
-            numbers, _, _, packet_id = self._feed.get_nowait()
-            if not packet_id:
-                self.unsure.update(numbers)  # never handed over, and never will be
-
-    def _lose(self) -> None:
-        """The power goes: what is younger than `commit_after`, but for what was settled."""
-        now = self.machine.clock.monotonic()
-        failing = self.machine.failing or bool(self.buffer._committer.problem)
-        failing |= now - self._started <= 0.01 + 6 * self.disk_s  # what a crash left is on its way to the disk
-        young_s = self.buffer._settings.commit_after + self.buffer._settings.linger + 0.01 + 6 * self.disk_s
-        for number, at in self.promised.items():
-            if number not in self.settled and (failing or now - at <= young_s):
-                self.may_be_lost.add(number)
-        self.may_be_twice.update(self.messages.values())
-
-    def forget_settled(self) -> None:
-        """A PINGRESP came: the broker cannot send these again."""
-        done = [packet_id for packet_id, number in self.messages.items() if number in self.settled]
-        for packet_id in done:
-            self.promised[self.messages.pop(packet_id)] = 0.0
-        self.buffer.ledger.forget([_origin(packet_id) for packet_id in done])
-
-    def disk(self, *, failing: bool) -> None:
-        self.machine.failing = failing
-        self.spoiled |= failing
-
-    def back_up(self, site: Site) -> None:
-        if not site.real:
-            site.storage.back_up()
-
-    async def restore(self, site: Site) -> None:
-        """The server comes back with an older state of its store."""
-        if site.real:
-            return
-        for each in {id(s): s for s in self.sites.values() if s.storage is site.storage}.values():
-            await each.crash()
-        before = {int(str(each.values[1])) for _, each in site.storage.rows()}
-        site.storage.restore()
-        self.may_be_lost |= before - {int(str(each.values[1])) for _, each in site.storage.rows()}
+        self._feed, self._busy = asyncio.Queue(), False
+        old = self._folder
+        self._lives += 1
+        if self.plan.real_store:
+            self._folder.mkdir(parents=True)
+            for name in ("buffer.db", "buffer.db-wal"):
+                if (old / name).exists():
+                    shutil.copy(old / name, self._folder / name)
+            self.buffer._committer.store.close()
 
     async def stop(self) -> None:
+        self.thread.die()
         await self._end()
-        await self.machine.stop()
         for site in self.sites.values():
             await site.crash()
 
+    # ── what a fault may take ────────────────────────────────────────────────────────────────────────────────────
+
+    def _note_what_may_be_lost(self, ring: bytearray | None, power: bool) -> None:
+        """Only what the buffer itself holds for neither stored nor acked, and is neither on disk nor in the ring; and
+        of that only what is young enough, or what a failing disk did not take."""
+        volatile = self._volatile()
+        risky = volatile.keys() - self._on_disk() if volatile else set()
+        if risky and ring is not None:
+            risky -= self._in_ring(ring)
+        if risky and power and self.promised.keys() & risky:
+            self.seen["power cut took something"] += 1
+        now, trouble = self.clock.monotonic(), self.trouble
+        for number in risky:
+            promise = self.promised.get(number)
+            if promise is not None and not trouble:
+                self._check_age(number, promise, volatile[number], now, power)
+            self.may_be_lost.add(number)
+        if trouble:
+            self.may_be_twice |= self._sent_and_unsafe()
+
+    def _check_age(self, number: int, promise: Promise, in_record: bool, now: float, power: bool) -> None:
+        violations = self.witness.violations
+        if not power:
+            violations.append(f"{number} was promised and dies with the process")
+        elif number in self.settled:
+            violations.append(f"{number} was settled and dies with the power")
+        else:
+            earlier = promise.at_s < self.started_s
+            waits_s = 0.0 if earlier or promise.lane is Lane.ALARM else self.settings.commit_after
+            busy_s = self.thread.busy_s(now) - (0.0 if earlier else promise.busy_s)
+            age_s = now - max(promise.at_s, self.started_s)
+            if age_s > waits_s + busy_s + 0.01:
+                violations.append(f"{number} dies with the power {age_s:.3f} s after it was promised")
+
+    def _volatile(self) -> dict[int, bool]:
+        """Row → is it in a record?"""
+        found = {int(str(row.values[1])): False for batch in self.buffer._open._lanes.values() for row in batch.rows}
+        for stream in self.buffer._shelf.streams.values():
+            for held in stream.fresh.values():
+                found.update(dict.fromkeys(self._named_by(held.record), True))
+                gap = gap_body(held.record.body) if held.record.kind is RecordKind.GAP else None
+                self.gaps_may_be_lost += gap is not None and gap.reason is GapReason.OVERSIZE
+        return found
+
+    def _named_by(self, record: Record) -> list[int]:
+        """The rows that go where this record goes: for a gap, those whose loss it reports."""
+        if record.kind is RecordKind.BATCH:
+            return numbers(record.body)
+        made = self.witness.made.get(record.stream, {})
+        covered = [made[seq] for seq in range(record.seq, record.upto + 1) if seq in made]
+        return [n for each in covered if each.kind is RecordKind.BATCH for n in numbers(each.body)]
+
+    def _on_disk(self) -> set[int]:
+        found: set[int] = set()
+        for name, each in self.platter.streams.items():
+            for row in each.rows.values():
+                try:
+                    found.update(self._named_by(from_row(name, each.lane, row).record))
+                except DecodeError:
+                    continue
+        return found
+
+    def _in_ring(self, memory: bytearray) -> set[int]:
+        """What the next process will find there."""
+        result = rings.recover(bytearray(memory))
+        if result is None:
+            return set()
+        recovered = sort_out(result[1], {})
+        found = {n for _, flown in recovered.records for each in flown for n in self._named_by(each.record)}
+        return found | {int(str(row.values[1])) for loose in recovered.loose for row in loose.rows}
+
+    def _sent_and_unsafe(self) -> set[int]:
+        """The disk fails and the ring is full: these may be sent all the same, and a crash takes their identity."""
+        return {
+            number
+            for stream in self.buffer._shelf.streams.values()
+            for held in stream.fresh.values()
+            if held.flight is None and held.record.kind is RecordKind.BATCH
+            for number in numbers(held.record.body)
+        }
+
+    # ── readings ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def put(self, count: int, *, alarm: bool = False, settles: bool = False, text: str = "", poison: bool = False) -> None:
+        rows = []
+        for _ in range(count):
+            self.number += 1
+            at_ms = FOREVER_MS if poison else self.number
+            rows.append(Row(ALARM if alarm else LIVE, at_ms, (text or payload(self.number), self.number)))
+        if text:
+            self.oversize.update(range(self.number - count + 1, self.number + 1))
+        if poison:
+            self.poison.update(range(self.number - count + 1, self.number + 1))
+        self._feed.put_nowait((rows, None, settles))
+
+    def publish(self, count: int) -> None:
+        """One message of a broker: it is kept there until it is settled, and the proof of that has come."""
+        free = [packet_id for packet_id in range(1, PACKETS + 1) if packet_id not in self.messages]
+        if free:
+            first, self.number = self.number + 1, self.number + count
+            origin = Origin(b"broker01", free[0], first.to_bytes(16, "big"))
+            message = self.messages[free[0]] = Message(origin, tuple(range(first, self.number + 1)))
+            self._hand_over(message)
+
+    def _hand_over(self, message: Message) -> None:
+        rows = [Row(LIVE, number, (payload(number), number), origin=message.origin) for number in message.rows]
+        self._feed.put_nowait((rows, message, True))
+
+    def broker_returns(self) -> None:
+        """A new connection: what the broker still holds comes again, marked as such."""
+        for message in self.messages.values():
+            if not self.buffer.ledger.seen(message.origin):
+                if not any(each is message for _, each, _ in self._feed._queue):  # type: ignore[attr-defined]
+                    self.redelivered.update(message.rows)
+                    self._hand_over(message)
+                continue
+            self.seen["redelivery recognised"] += 1
+            if self.buffer.ledger.settled(message.origin):
+                self.seen["redelivery settled"] += 1
+                self._settled(message.rows)
+
+    def _settled(self, rows: Sequence[int]) -> None:
+        self.settled.update(rows)
+        for number in rows:
+            self.promised.setdefault(number, Promise(self.clock.monotonic(), 0.0, Lane.LIVE))
+
+    def forget_settled(self) -> None:
+        """A PINGRESP came: the broker cannot send these again."""
+        for packet_id, message in list(self.messages.items()):
+            if self.settled.issuperset(message.rows):
+                del self.messages[packet_id]
+                self.buffer.ledger.forget([message.origin])
+
+    async def _feeder(self) -> None:
+        while True:
+            rows, message, settles = await self._feed.get()
+            if message is not None and self.buffer.ledger.seen(message.origin):
+                continue
+            self._busy = True
+            those = [int(str(row.values[1])) for row in rows]
+
+            def settled(those: Sequence[int] = those) -> None:
+                self._settled(those)
+
+            await self.buffer.append(rows, settled if settles else None)
+            self._busy = False
+            if message is None:
+                now = self.clock.monotonic()
+                promise = Promise(now, self.thread.busy_s(now), rows[0].shape.lane)
+                self.promised.update((number, promise) for number in those)
+
+    @property
+    def handed_over(self) -> bool:
+        """Nothing waits before the buffer."""
+        return self._feed.empty() and not self._busy and not self.messages
+
+    # ── other faults ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def disk(self, mood: Mood) -> None:
+        self.platter.mood = mood
+        self.disk_failed |= mood is not Mood.WORKS
+
+    def disk_slow(self, latency_s: float) -> None:
+        self.disk_s = self.thread.latency_s = latency_s
+
+    def rot(self) -> None:
+        if not self.plan.real_store:
+            self.rotten |= self.platter.rot(self.dice)
+
+    def damage(self) -> None:
+        if not self.plan.real_store:
+            self.platter.broken = self.rotten = True
+
+    async def restore(self, site: Site) -> None:
+        """The server comes back with an older state of its store."""
+        await self._crash_all_of(site.storage)
+        if site.storage.restore():
+            self.seen["backup took something"] += 1
+
+    async def _crash_all_of(self, storage: Storage) -> None:
+        for each in {id(s): s for s in self.sites.values() if s.storage is storage}.values():
+            await each.crash()
+
+    async def clone(self) -> None:
+        """Another copy of this process wrote to the sink, under identities that this one has not used yet."""
+        if len(self.stores) > 1 or self.stores[0].folder is not None:
+            return
+        [storage] = self.stores
+        await self._crash_all_of(storage)
+        stream = self.buffer._shelf.current[Lane.LIVE].name
+        sent = self.uplink._manifest._sent.get(stream)
+        if not sent:
+            return
+        mark = storage.mark(stream)
+        unacked = range(self.witness.acked.get(stream, 0) + 1, mark + 1)
+        self.may_be_twice.update(
+            n for seq in unacked for n in self._rows_of(stream, seq)
+        )
+        records = storage.streams.setdefault(stream, [])
+        records.append(Stored(mark + 1, max(mark, sent) + 2, None, b"", None, ""))
+        before = self.seen["distrust"]
+        for name, site in self.sites.items():
+            self.path(name, "open")
+            site.start()
+            storage.failing = False
+        for _ in range(400):
+            await asyncio.sleep(1)
+            if self.seen["distrust"] > before:
+                return
+
+    def _rows_of(self, stream: str, seq: int) -> list[int]:
+        made = self.witness.made.get(stream, {}).get(seq)
+        return numbers(made.body) if made is not None and made.kind is RecordKind.BATCH else []
+
     def step_clock(self, by_ms: int) -> None:
-        self.machine.clock.utc_offset_ms += by_ms
-        self.buffer.clock(self.machine.clock.state(), record=True)
+        self.seen["clock step"] += 1
+        self.clock.utc_offset_ms += by_ms
+        self.buffer.clock(self.clock.state(), record=True)
+
+    def synchronise(self) -> None:
+        if self.clock.trust is not Trust.SYNCED:
+            self.seen["clock synchronised"] += 1
+            self.clock.trust = Trust.SYNCED
+            self.clock.utc_offset_ms += 1_000
+            self.buffer.clock(self.clock.state(), record=True)
 
     # ── the end ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def settle(self) -> None:
-        """Everything works from now on; returns when all is delivered."""
-        self.disk(failing=False) if self.machine.failing else None
+    def make_peace(self) -> None:
+        """Everything works from now on."""
+        self.disk(Mood.WORKS)
+        self.disk_slow(0.001)
+        self.weather.set(0, 0, 0)
         for store in self.stores:
             store.failing = False
         for site in self.sites.values():
-            site.slow_s = 0.002
+            site.slow(0.002)
             site.start()
-        for name in ENDPOINTS:
+            site.flow(32)
+        for name in self.plan.endpoints:
             self.path(name, "open")
             self.slow(name, 0.01)
-        for _ in range(3600):
-            await asyncio.sleep(2)
-            for packet_id, number in self.messages.items():
-                if number not in self.settled and self.buffer.ledger.settled(_origin(packet_id)):
-                    self.settled.add(number)
+
+    async def settle(self, within_s: float) -> None:
+        """Returns when all is delivered; not later than that."""
+        deadline, calm, wait_s = self.clock.monotonic() + within_s, 0, 0.05
+        while calm < 2:
+            self._nobody_fell()
+            if self.clock.monotonic() > deadline:
+                raise AssertionError(f"it does not come to rest: {self.buffer.stats()}, {self.uplink.status()}")
+            await asyncio.sleep(wait_s)
+            wait_s = min(2.0, wait_s * 2)
+            for message in self.messages.values():
+                if self.buffer.ledger.settled(message.origin):
+                    self._settled(message.rows)
             self.forget_settled()
-            if self._feed.empty() and not self.messages and self.buffer.waiting()[0] == 0:
-                break
-        else:
-            raise AssertionError(f"it does not come to rest: {self.buffer.stats()}, {self.messages}")
+            calm = calm + 1 if self.handed_over and self._all_acked() else 0
+        for site in self.sites.values():
+            site.compare()
+        assert self.uplink._active is not None
+        self.last_sink = self.uplink._active.session.sink
+
+    def _nobody_fell(self) -> None:
         for task in self._tasks:
-            assert not task.done()
+            if task.done():
+                task.result()
         for site in self.sites.values():
             site.alive()
 
-    def judge(self) -> None:
-        delivered: set[int] = set()
-        for store in self.stores:
-            rows = store.rows()
-            numbers = [int(str(each.values[1])) for _, each in rows]
-            twice = (
-                {number for number in numbers if numbers.count(number) > 1}
-                if len(set(numbers)) < len(numbers)
-                else set()
-            )
-            assert twice <= self.may_be_twice, f"twice: {sorted(twice - self.may_be_twice)}"
-            delivered.update(numbers)
-            for _, each in rows:
-                assert each.values[0] == payload(int(str(each.at_ms))), "another payload"
-            self._in_order(store)
-        assert delivered <= set(range(1, self.number + 1))
-        missing = self.promised.keys() - delivered - self.may_be_lost
-        gaps = [gap for store in self.stores for gap in store.gaps()]
-        reported = sum(gap.readings or 0 for gap in gaps if gap.reason.value not in ("unsent", "stored_elsewhere"))
-        assert 2 * len(missing) <= reported, f"missing and not reported: {sorted(missing)}, {gaps}"
-        if not self.spoiled:
-            assert not missing, f"missing although nothing had to be given up: {sorted(missing)}"
-            assert not reported, f"nothing had to be given up: {gaps}"
-
-    def _in_order(self, store: Storage) -> None:
-        for name, records in store.streams.items():
-            at = 1
-            for each in records:
-                assert each.first == at, f"a hole in {name} before {each.first}"
-                at = each.last + 1
+    def _all_acked(self) -> bool:
+        active = self.uplink._active
+        if active is None or self.buffer.waiting()[0] or not active.session.active:
+            return False
+        return not active.session.in_flight[0] and active.session.want() is None
 
 
 class _UtcClock:
@@ -468,13 +574,5 @@ class _UtcClock:
         self.utc_ms = lambda: int(clock.monotonic() * 1000) + 1_750_000_000_000
 
 
-async def _no_commands(_: str, __: str = "") -> None:
-    """The model holds none."""
-
-
 def payload(number: int) -> str:
     return f"p{number}" * (1 + number % 7)
-
-
-def _origin(packet_id: int) -> Origin:
-    return Origin(b"broker01", packet_id, b"f" * 16)

@@ -120,7 +120,9 @@ def _uplink(uplink: Json, width: int) -> Iterator[RenderableType]:
     for each in uplink["endpoints"]:
         wait_s = each["next_attempt_s"]
         again = Text(f"again in {age(wait_s)}" if wait_s else "")
-        rows.append(((_word(each["state"]), again, Text(each["name"])), each["last_error"] or ""))
+        warning = (each["credentials"] or {}).get("warning")
+        said = "; ".join(text for text in (warning, each["last_error"]) if text)
+        rows.append(((_word(each["state"]), again, Text(each["name"])), said))
     yield from (*_table(rows, width), Text())
 
 

@@ -17,7 +17,14 @@ PORT = "/dev/serial/by-id/usb-FTDI_FT232R_USB_UART_A50285BI-if00-port0"
 
 def status(**changed: Any) -> dict[str, Any]:
     """A gateway that is well."""
-    endpoint = {"name": "north", "state": "active", "last_error": None, "failures": 0, "next_attempt_s": None}
+    endpoint = {
+        "name": "north",
+        "state": "active",
+        "last_error": None,
+        "failures": 0,
+        "next_attempt_s": None,
+        "credentials": None,
+    }
     bus = {"kind": "modbus-rtu", "state": "running", "since_s": 7300.0, "restarts": 0, "last_error": "", "bus": {}}
     device = {"bus": "rs485", "state": "online", "why": "", "since_s": 61.0}
     buffer = {"mode": "healthy", "why": "", "records": 0, "oldest_s": 0.0, "disk_bytes": 0, "held_back": 0, "lost": {}}
@@ -58,6 +65,15 @@ def test_a_gateway_that_is_well_is_ten_lines() -> None:
         "Devices  1 online",
         "  online  61s  meter  rs485",
     ]
+
+
+def test_what_ends_soon_is_said_while_all_is_well() -> None:
+    ending = status()
+    warning = "our client certificate ends in 12 days"
+    ending["uplink"]["endpoints"][0]["credentials"] = {"days_left": 12.1, "warning": warning}
+    assert f"  active  north  {warning}" in drawn(ending)
+    ending["uplink"]["endpoints"][0]["last_error"] = "HTTP 503"
+    assert f"  active  north  {warning}; HTTP 503" in drawn(ending)
 
 
 def test_what_is_wrong_says_so_in_its_own_words() -> None:

@@ -88,7 +88,9 @@ class Complaint(NamedTuple):
 
 
 class Ping(NamedTuple):
-    """Send a WebSocket ping; call `pong` when it is answered."""
+    """Send a WebSocket ping; call `pong` with the same number when it is answered."""
+
+    number: int = 0
 
 
 class Suspect(NamedTuple):

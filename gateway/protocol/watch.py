@@ -24,7 +24,10 @@ PONG_WITHIN_S: Final = 5.0
 class Watch:
     """`waits`, where it is asked for: records are in flight and the server is to ack them."""
 
-    def __init__(self) -> None:
+    def __init__(self, ping_s: float = PING_ACTIVE_S, patience_s: float = 0.0) -> None:
+        self._ping_s = ping_s
+        self._patience_s = patience_s
+        """Until the first ack has measured the path: what earlier sessions there did not wait for."""
         self.srtt_s = 0.0
         self.suspect = False
         self.active = False
@@ -62,13 +65,14 @@ class Watch:
 
     def measure(self, sample_s: float) -> None:
         """One round trip (RFC 6298 §2)."""
+        self._patience_s = 0.0
         self._rttvar_s += (abs(self.srtt_s - sample_s) - self._rttvar_s) / 4
         self.srtt_s += (sample_s - self.srtt_s) / 8
 
     @property
     def ack_timeout_s(self) -> float:
         wanted = self.srtt_s + 4 * self._rttvar_s + self._budget_s
-        return min(max(wanted, ACK_TIMEOUT_MIN_S), ACK_TIMEOUT_MAX_S)
+        return min(max(wanted, ACK_TIMEOUT_MIN_S, self._patience_s), ACK_TIMEOUT_MAX_S)
 
     def deadline(self, waits: bool) -> float:
         """When to call `tick`."""
@@ -97,7 +101,7 @@ class Watch:
         return outputs
 
     def _ping_at(self) -> float:
-        return self._heard_at + (PING_ACTIVE_S if self.active else PING_STANDBY_S)
+        return self._heard_at + (self._ping_s if self.active else max(self._ping_s, PING_STANDBY_S))
 
     def _ack_by(self, waits: bool) -> float | None:
         if self.suspect:

@@ -15,9 +15,12 @@ import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 
+import msgspec
+
 from gateway.clock import Clock
 from gateway.commands.journal import Entry, Journal
 from gateway.commands.limits import Targets, permitted
+from gateway.commands.report import Report
 from gateway.commands.store import Store
 from gateway.errors import CommandError, StoreError
 from gateway.model import Command, Json, Outcome, Result, Trust, Value, Write
@@ -33,6 +36,9 @@ LANE_LIMIT = 32
 """Of them, for one device: a dead device does not use up the room of the others."""
 UNSAVED_LIMIT = 4 * WAITING_LIMIT
 """Entries that wait for the disk. Beyond it a new command is not taken over at all: the server asks again."""
+NAME_LIMIT = 200
+"""Characters of a name that is not ours: it goes to the journal and into the log."""
+REASON_LIMIT = 500
 EXECUTE_TIMEOUT_S = 30.0
 REOPEN_S = 30.0
 HOUSEKEEPING_S = 3600.0
@@ -67,6 +73,7 @@ class Router:
         self._asked = asyncio.Event()
         self._callers: dict[str, asyncio.Future[Result]] = {}
         self._outcomes: Counter[Outcome] = Counter()
+        self._report = Report()
         self._wake: Callable[[], None] = lambda: None
 
     async def open(self) -> None:
@@ -81,7 +88,7 @@ class Router:
         self._disk_works()
         self._opened = True
         for entry in ended:
-            log.warning("command %s: %s", entry.id, _outcome(entry))
+            self._report.ended(entry, self._clock.monotonic())
             self._journal.offer(entry.id)
         self._wake()
 
@@ -168,9 +175,11 @@ class Router:
 
     def _take(self, command: Command, verify: bool = False, local: bool = False) -> None:
         if len(self._unsaved) >= UNSAVED_LIMIT:
-            log.warning("command %s is not taken over: the disk does not keep up", command.id)
-            self._answer(Result(command.id, Outcome.REJECTED, "busy: the disk does not keep up"))
+            why = "busy: the disk does not keep up"
+            self._report.not_taken(command.id, why, self._clock.monotonic())
+            self._answer(Result(command.id, Outcome.REJECTED, why))
             return
+        command = _bounded(command)
         entry = self._journal.receive(command, self._utc_ms(), local)
         if entry is None:
             self._wake()
@@ -239,7 +248,7 @@ class Router:
         return self._result(id, Outcome.OK, "", value)
 
     def _result(self, id: str, outcome: Outcome, reason: str, value: Value | None = None) -> Result:
-        return Result(id, outcome, reason, value, self._utc_ms())
+        return Result(id, outcome, reason[:REASON_LIMIT], value, self._utc_ms())
 
     def _end(self, entry: Entry) -> None:
         """Writes the end of a command down, then tells who asked. When the disk fails they are told all the same."""
@@ -253,8 +262,7 @@ class Router:
             self._wake()
 
         self._outcomes[result.outcome] += 1
-        what = f"write {entry.point} of {entry.device}" if entry.device else "asked for"
-        log.info("command %s from %s: %s: %s", entry.id, entry.source, what, _outcome(entry))
+        self._report.ended(entry, self._clock.monotonic())
         self._save(entry, tell)
 
     def _answer(self, result: Result) -> None:
@@ -340,6 +348,8 @@ class Router:
         return None if state.trust is Trust.UNSYNCED else self._clock.boot_ns() // 1_000_000 + state.offset_ms
 
 
-def _outcome(entry: Entry) -> str:
-    assert entry.result is not None, "only ended commands are spoken of"
-    return f"{entry.result.outcome}{': ' if entry.result.reason else ''}{entry.result.reason}"
+def _bounded(command: Command) -> Command:
+    """Names that are too long are nobody's; a few characters of them are enough to say so."""
+    names = {name: getattr(command, name) for name in ("device", "op", "point")}
+    long = {name: f"{text[:NAME_LIMIT]}…" for name, text in names.items() if len(text) > NAME_LIMIT}
+    return msgspec.structs.replace(command, **long) if long else command

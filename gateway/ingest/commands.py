@@ -11,9 +11,10 @@ from typing import Any
 
 import msgspec
 
+from gateway.errors import GatewayError
 from gateway.ingest.sinks.sqlite import SqliteSink
 from gateway.model import Value
-from gateway.protocol.messages import CommandMessage
+from gateway.protocol.messages import MAX_OPEN_COMMANDS, CommandMessage
 
 OPEN = ("queued", "sent")
 """States in which there is no result yet."""
@@ -38,9 +39,20 @@ class Issued(msgspec.Struct, frozen=True):
     result: Value | None = None
 
 
+class TooManyError(GatewayError):
+    """As many commands of one gateway as a welcome can name have time left and no result."""
+
+
 def issue(sink: SqliteSink, gateway: str, command: CommandMessage, now_ms: int) -> bool:
-    """False: there is a command with this id already, and nothing is changed."""
+    """False: there is a command with this id already, and nothing is changed. Raises TooManyError, StoreError."""
     with sink.transaction() as db:
+        ((waiting,),) = db.execute(
+            "SELECT count(*) FROM command c WHERE gateway = ? AND expires_ms > ?"
+            " AND NOT EXISTS (SELECT 1 FROM result r WHERE r.gateway = c.gateway AND r.command = c.id)",
+            (gateway, now_ms),
+        )
+        if waiting >= MAX_OPEN_COMMANDS:
+            raise TooManyError(f"{waiting} commands wait for {gateway} already")
         done = db.execute(
             "INSERT OR IGNORE INTO command VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)",
             (

@@ -28,6 +28,7 @@ from gateway.protocol.messages import (
     decode_from_gateway,
     encode,
 )
+from gateway.protocol.pace import COMMAND_BURST, COMMANDS_PER_S, Pace
 from gateway.protocol.server import (
     Greet,
     Leave,
@@ -85,6 +86,8 @@ class Uplink:
         self.since_ms = house.utc_ms()
         self.session = ServerSession(gateway, session_id, streams, house.monotonic(), house.window)
         self._house = house
+        self._pace = Pace(COMMAND_BURST // 2, 0.9 * COMMANDS_PER_S)
+        """Half, because what was without a result is sent again when a session becomes active."""
         self._outbox: list[FromServer] = []
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
@@ -121,6 +124,10 @@ class Uplink:
     def _full(self) -> bool:
         waiting = len(self._entries) + len(self._results)
         return waiting >= MAX_UNDER_WAY or self._under_way_bytes >= MAX_UNDER_WAY_BYTES
+
+    def takes_command(self) -> bool:
+        """Whether one more keeps to the pace that a gateway allows (K7); counts it."""
+        return self._pace.take(self._house.monotonic())
 
     def command(self, command: CommandMessage) -> None:
         self._send(self.session.command(command, self._house.monotonic()))

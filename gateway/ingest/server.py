@@ -40,7 +40,14 @@ from gateway.ingest.web.page import LIVE, LIVE_PATH, Viewers
 from gateway.model import Outcome
 from gateway.protocol.entry import Entry
 from gateway.protocol.marks import Mark
-from gateway.protocol.messages import MAX_MESSAGE_BYTES, SUBPROTOCOL, CommandMessage, Hello, Stats, Window
+from gateway.protocol.messages import (
+    MAX_MESSAGE_BYTES,
+    SUBPROTOCOL,
+    CommandMessage,
+    Hello,
+    Stats,
+    Window,
+)
 
 log = logging.getLogger(__name__)
 _wire_log = logging.getLogger(f"{__name__}.wire")
@@ -253,12 +260,18 @@ class IngestServer:
 
         Raises StoreError. Cancelling is safe: the command goes its way, only nobody waits.
         """
-        if self.fleet.best(gateway) is None and not queue:
-            return _unavailable(gateway, command, self.utc_ms())
-        await self.committer.call(commands.issue, self.sink, gateway, command, self.utc_ms())
+        connection = self.fleet.best(gateway)
+        if connection is None and not queue:
+            return self._declined(gateway, command, Outcome.UNAVAILABLE, "the gateway is offline")
+        if connection is not None and not connection.takes_command():
+            return self._declined(gateway, command, Outcome.REJECTED, "busy: more commands than a gateway takes")
+        try:
+            await self.committer.call(commands.issue, self.sink, gateway, command, self.utc_ms())
+        except commands.TooManyError as error:
+            return self._declined(gateway, command, Outcome.REJECTED, f"busy: {error}")
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(command.id, []).append(future)
-        if self.fleet.best(gateway) is not None:
+        if connection is not None:
             await self._deliver(gateway, command.id)
             try:
                 async with asyncio.timeout(command.ttl_ms / 1000 + RESULT_GRACE_S):
@@ -268,6 +281,12 @@ class IngestServer:
         await self._refresh_commands()
         found = await self.committer.call(commands.recent, self.sink, self.utc_ms(), ids=[command.id])
         return found[0]
+
+    def _declined(self, gateway: str, command: CommandMessage, outcome: Outcome, reason: str) -> Issued:
+        """It never left: nothing of it is kept."""
+        now_ms = self.utc_ms()
+        what = (command.device, command.point, command.op, command.value)
+        return Issued(command.id, gateway, *what, now_ms, now_ms + command.ttl_ms, outcome.value, reason)
 
     async def _deliver(self, gateway: str, only: str = "") -> None:
         for command in await self.committer.call(commands.due, self.sink, gateway, self.utc_ms(), only):
@@ -287,21 +306,6 @@ class IngestServer:
         for connection in self.fleet.of(name):
             connection.close(_REVOKED, "this gateway has been revoked")
         return gone
-
-
-def _unavailable(gateway: str, command: CommandMessage, now_ms: int) -> Issued:
-    return Issued(
-        command.id,
-        gateway,
-        command.device,
-        command.point,
-        command.op,
-        command.value,
-        now_ms,
-        now_ms + command.ttl_ms,
-        Outcome.UNAVAILABLE.value,
-        "the gateway is offline",
-    )
 
 
 def _answered(issued: Issued, stored: StoredResult) -> Issued:

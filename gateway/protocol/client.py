@@ -59,6 +59,7 @@ from gateway.protocol.outputs import (
     Send,
     Welcomed,
 )
+from gateway.protocol.pace import COMMANDS_PER_S, Pace
 from gateway.protocol.watch import Watch
 
 ALARM_EXTRA: Final = 4
@@ -72,7 +73,7 @@ NACK_LIMIT: Final = 16
 class ClientSession:
     """One connection, from hello to bye. `source` names the endpoint in commands."""
 
-    def __init__(self, manifest: Manifest, source: str, standby: bool) -> None:
+    def __init__(self, manifest: Manifest, source: str, standby: bool, watch: Watch | None = None) -> None:
         self.sink = ""
         self.active = False
         self._manifest = manifest
@@ -88,7 +89,8 @@ class ClientSession:
         self._blocked = False
         """The next record does not fit into what is left of the window."""
         self._allowance = Allowance()
-        self._watch = Watch()
+        self._watch = watch or Watch()
+        self._pace = Pace()
         self._offset_s = 0.0
         """Smallest (own clock − server's clock) of this session [K3]."""
         self._results: set[str] = set()
@@ -205,8 +207,10 @@ class ClientSession:
             return False
         return not any(p.flights or p.at < p.next for p in self._places.values() if p.lane is lane and not p.sealed)
 
-    def want(self) -> Fetch | None:
-        """The next records to send, as far as the window goes: alarms, then new readings, with a share for old ones."""
+    def want(self, readings: bool = True, backlog: bool = True) -> Fetch | None:
+        """The next records to send, as far as the window goes: alarms, then new readings, with a share for old ones.
+        Without `readings` alarms only; without `backlog` what is sealed waits.
+        """
         if not self._sending or not self._allowance.window.batches:
             return None
         behind = [place for place in self._places.values() if place.at < place.next]
@@ -215,8 +219,8 @@ class ClientSession:
             return self._fetch(alarm, self._room(ALARM_EXTRA))
         if self._blocked:
             return None
-        live = next((place for place in behind if not place.sealed), None)
-        old = next((place for place in behind if place.sealed), None)
+        live = next((place for place in behind if not place.sealed), None) if readings else None
+        old = next((place for place in behind if place.sealed), None) if readings and backlog else None
         if old is not None:
             owed, spare = self._allowance.backlog(self._flying(backlog=True))
             fetch = self._fetch(old, self._room(0).least(spare if live is None else owed))
@@ -374,6 +378,8 @@ class ClientSession:
         return [Hold(nack.stream, place.at - 1 if place.flights else 0)]
 
     def _command(self, message: CommandMessage, now: float) -> Output:
+        if not self._pace.take(now):
+            raise RemoteProtocolError(f"more than {COMMANDS_PER_S:g} commands a second", 1008)
         if len(message.id) > MAX_COMMAND_ID:
             reason = f"an id has at most {MAX_COMMAND_ID} characters"
             return Send(encode(ResultMessage(id=message.id, outcome=Outcome.REJECTED, reason=reason)))
@@ -398,8 +404,9 @@ class ClientSession:
     def ack_timeout_s(self) -> float:
         return self._watch.ack_timeout_s
 
-    def pong(self, now: float) -> None:
+    def pong(self, now: float, _: int = 0) -> list[Output]:
         self._watch.pong(now)
+        return []
 
     def deadline(self) -> float | None:
         """When to call `tick`."""

@@ -11,6 +11,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trustme
 from websockets.asyncio.client import connect
@@ -20,7 +21,7 @@ from gateway.errors import ConfigError, StoreError
 from gateway.ingest.connection import MAX_UNDER_WAY
 from gateway.ingest.server import IngestServer
 from gateway.ingest.tokens import Role
-from gateway.protocol.messages import MAX_MESSAGE_BYTES, SUBPROTOCOL
+from gateway.protocol.messages import MAX_MESSAGE_BYTES, MAX_OPEN_COMMANDS, SUBPROTOCOL
 from ingest.cloud import PROCESS, Gateway, body, cloud, gateway, stream_id, until, url
 
 
@@ -541,6 +542,26 @@ def test_a_command_goes_to_the_active_session_and_its_result_answers_the_caller(
             assert await rows(server, "SELECT outcome FROM result") == [("ok",)]
             await active.send(type="result", id="of nobody", outcome="ok")
             assert (await active.expect("result_ack"))["id"] == "of nobody"
+
+    run(test())
+
+
+def test_more_commands_than_a_gateway_takes_are_refused_here(tmp_path: Path) -> None:
+    """[K7]"""
+
+    async def test() -> None:
+        async with cloud(tmp_path) as server, gateway(server) as active:
+            await active.hello()
+            sending = [
+                asyncio.create_task(server.send("g1", msgspec.structs.replace(command(), id=f"c{i}"), queue=False))
+                for i in range(300)
+            ]
+            await until(lambda: sum(each.done() for each in sending) == 300 - MAX_OPEN_COMMANDS)
+            refused = [each.result() for each in sending if each.done()]
+            assert {each.state for each in refused} == {"rejected"}
+            assert all(each.reason.startswith("busy: ") for each in refused)
+            for task in sending:
+                task.cancel()
 
     run(test())
 

@@ -450,6 +450,21 @@ def test_a_command_that_sat_in_a_buffer_is_as_old_as_it_is() -> None:
     assert expires(8_000, 103.00) == pytest.approx(104.00), "a faster one makes the offset smaller"
 
 
+def test_a_server_that_floods_with_commands_is_left() -> None:
+    """[K7]"""
+    talk = Talk()
+
+    def flood(count: int, now: float) -> None:
+        for i in range(count):
+            talk.session.receive(CommandMessage(id=str(i), device="d", op="write", ttl_ms=1000, sent_ms=0), now)
+
+    flood(1024, 200.0)
+    flood(20, 201.0)
+    with pytest.raises(RemoteProtocolError) as caught:
+        flood(1, 201.0)
+    assert caught.value.code == 1008
+
+
 def test_results_are_sent_once_a_session_and_open_commands_are_passed_on() -> None:
     """[K4, K5]"""
     talk = Talk(open_commands=("x", "y"))

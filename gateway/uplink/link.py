@@ -193,11 +193,14 @@ def _check_pin(tls: ssl.SSLObject, pins: Sequence[str]) -> None:
 
 
 async def _upgrade(connection: ClientConnection, endpoint: Endpoint, credential: Credential) -> None:
+    traces, connection.protocol.debug = connection.protocol.debug, False  # the request holds our token
     try:
         async with asyncio.timeout(endpoint.connect_timeout):
             await connection.handshake(credential.headers, USER_AGENT)
     except (InvalidStatus, InvalidHandshake, OSError, TimeoutError) as error:
         raise Refused(_refused(endpoint, error, connection.connection_exc)) from error
+    finally:
+        connection.protocol.debug = traces
     if connection.subprotocol != SUBPROTOCOL:
         raise Refused(Reaction(Kind.REST, f"the server does not speak {SUBPROTOCOL}", reactions.HOUR_S))
 

@@ -42,6 +42,8 @@ class Status(StrEnum):
     OUT_OF_RANGE = "uncertain:out_of_range"
     RETAINED = "uncertain:retained"
     """A broker's stored message: true once, nobody knows when."""
+    REDELIVERED = "uncertain:redelivered"
+    """Its source sent it again, and a power cut took the knowledge of what had come: perhaps it is there twice."""
     SUBSTITUTED = "uncertain:substituted"
     COUNTER_JUMP = "uncertain:counter_jump"
     # bad: there is no value
@@ -83,7 +85,14 @@ class Trust(StrEnum):
     SYNCED = "synced"
     HOLDOVER = "holdover"
     """Was synchronised in this boot, is not at the moment."""
+    SERVER = "server"
+    """Never synchronised in this boot: the time that the servers tell, to within its error."""
     UNSYNCED = "unsynced"
+
+    @property
+    def own(self) -> bool:
+        """This machine's own clock: nothing is ever given up for its age by anybody else's."""
+        return self in (Trust.SYNCED, Trust.HOLDOVER)
 
 
 class ClockState(msgspec.Struct, frozen=True):

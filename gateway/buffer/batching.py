@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from gateway.model import ClockState, GapReason, Lane, Origin, RecordKind, Row, Trust
+from gateway.model import ClockState, GapReason, Lane, Origin, RecordKind, Row
 from gateway.protocol import batch
 from gateway.protocol.messages import MAX_BATCH_BYTES, MAX_BATCH_READINGS, GapBody
 
@@ -124,5 +124,5 @@ def encode(rows: Sequence[Row], clock: ClockState) -> list[Encoded]:
 
 
 def utc(at_ms: int, clock: ClockState) -> int | None:
-    """UTC of a boot time; None while nobody vouches for it."""
-    return None if clock.trust is Trust.UNSYNCED else at_ms + clock.offset_ms
+    """UTC of a boot time; None unless our own clock vouches for it."""
+    return at_ms + clock.offset_ms if clock.trust.own else None

@@ -16,6 +16,7 @@ Everything but the store runs on the event loop.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -68,6 +69,7 @@ class Buffer:
         self._open = OpenBatches(clock, self._shelf, settings.linger, self._closed)
         self._online = False
         self._close_all = False
+        self._moving = asyncio.Lock()
         self._wake: Callable[[], None] = _nobody
         self._accepted_rows = 0
 
@@ -290,7 +292,9 @@ class Buffer:
         if first <= middle:
             self._shelf.add_gap(found, first, middle, GapBody(GapReason.STORED_ELSEWHERE, 0))
         if middle < last:
-            body = GapBody(GapReason.UNSENT)
+            # of our own stream, what nobody acked was lost with a part of the store
+            lost = found.ours and middle >= found.mark
+            body = GapBody(GapReason.CORRUPT if lost else GapReason.UNSENT)
             self._shelf.add_gap(found, middle + 1, last, body)
             self._shelf.count_gap(msgspec.json.encode(body))
         self._news()
@@ -307,16 +311,19 @@ class Buffer:
         if found is None or not found.ours:
             return
         log.warning("the sink knows more of stream %s than was ever sent: is this machine a copy?", stream)
-        if not found.sealed:
-            self.close(found.lane)
-            found.sealed = True
-            self._shelf.current[found.lane] = self._shelf.new_stream(found.lane)
-        await self._committer.commit()
-        if found.waiting_on_disk:
-            target = self._shelf.new_stream(found.lane)
-            target.sealed = True
-            await self._committer.move(stream, found.mark, target.name)
-        self._shelf.move(found, self._shelf.current[found.lane])  # what the disk did not take
+        async with self._moving:  # each session may find it out
+            if not found.sealed:
+                self.close(found.lane)
+                found.sealed = True
+                self._shelf.current[found.lane] = self._shelf.new_stream(found.lane)
+            await self._committer.commit()
+            if found.waiting_on_disk:
+                target = self._shelf.new_stream(found.lane)
+                try:
+                    await self._committer.move(stream, found.mark, target.name)
+                finally:
+                    target.sealed = True  # not before: what has ended and holds nothing is forgotten by any commit
+            self._shelf.move(found, self._shelf.current[found.lane])  # what the disk did not take
         self._news()
 
     def online(self, up: bool) -> None:

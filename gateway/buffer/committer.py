@@ -25,7 +25,7 @@ from gateway.buffer.store import Done, FullError, Opened, Store, Work
 from gateway.buffer.streams import Held
 from gateway.clock import Clock
 from gateway.errors import StoreError
-from gateway.model import Lane, Trust
+from gateway.model import Lane
 
 log = logging.getLogger(__name__)
 
@@ -250,7 +250,7 @@ class Committer:
 
     def _expiry(self) -> dict[Lane, Expiry]:
         state = self._shelf.clock_state
-        if state.trust is Trust.UNSYNCED:
+        if not state.trust.own:
             return {}
         expiry = {}
         for lane, age_s in self._max_ages.items():

@@ -181,8 +181,8 @@ def _salvage_stream(
     return whole
 
 
-def rows(old: sqlite3.Connection, key: int) -> Iterator[tuple[Any, ...] | None]:
-    """Rows of a stream in order; None where something cannot be read.
+def rows(old: sqlite3.Connection, key: int, *, kind: int | None = None) -> Iterator[tuple[Any, ...] | None]:
+    """Rows of a stream in order, perhaps of one kind only; None where something cannot be read.
 
     Behind a damaged place the search goes on in steps that double. Between two rows that come out no transaction stays
     open for long: another process may be writing.
@@ -193,7 +193,9 @@ def rows(old: sqlite3.Connection, key: int) -> Iterator[tuple[Any, ...] | None]:
         begin = at
         try:
             for row in old.execute(
-                f"SELECT {COLUMNS} FROM record WHERE id BETWEEN ? AND ? ORDER BY id LIMIT {_CHUNK_ROWS}", (at, end)
+                f"SELECT {COLUMNS} FROM record WHERE id BETWEEN ? AND ? AND kind = coalesce(?, kind)"
+                f" ORDER BY id LIMIT {_CHUNK_ROWS}",
+                (at, end, kind),
             ):
                 if row[0] >= at:
                     chunk.append(row)

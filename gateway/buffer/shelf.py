@@ -21,7 +21,7 @@ from gateway.buffer.schema import Loss
 from gateway.buffer.store import Opened
 from gateway.buffer.streams import Flight, Held, Kept, Settling, Stream
 from gateway.clock import Clock
-from gateway.model import ClockState, GapReason, Lane, Origin, Record, RecordKind, Trust
+from gateway.model import ClockState, GapReason, Lane, Origin, Record, RecordKind
 from gateway.protocol.messages import GapBody, StreamOffer
 
 log = logging.getLogger(__name__)
@@ -107,8 +107,8 @@ class Shelf:
         return self._clock.boot_ns() // 1_000_000
 
     def set_clock(self, state: ClockState) -> None:
-        if state.trust is not Trust.UNSYNCED:
-            believed = self.clock_state.trust is not Trust.UNSYNCED
+        if state.trust.own:
+            believed = self.clock_state.trust.own
             self.earliest_offset_ms = min(self.earliest_offset_ms, state.offset_ms) if believed else state.offset_ms
         self.clock_state = state
 

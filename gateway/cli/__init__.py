@@ -33,7 +33,9 @@ _COMMANDS = {
     "run": ("gateway.cli.run", "run the gateway in the foreground (what the service does)"),
     "status": ("gateway.cli.status", "ask the running gateway how it is"),
     "tail": ("gateway.cli.tail", "follow what the running gateway reads"),
+    "buffer": ("gateway.cli.buffer", "what waits on disk: count it, export it, verify it"),
     "ingest": ("gateway.ingest.cli", "the cloud side: receive, store and show"),
+    "conformance": ("gateway.cli.conformance", "check whether a server keeps the protocol"),
 }
 
 

@@ -44,6 +44,10 @@ class Ledger(Protocol):
     def settled(self, origin: Origin) -> bool:
         """True when a seen message is on disk or acknowledged: its source can be told at once."""
 
+    def whole(self, session: bytes) -> bool:
+        """True while every message of this session that was handed over and may come again is known. False after a
+        power cut, until `keep_only`: what comes again and is not seen may have been handed over before."""
+
     def forget(self, origins: Sequence[Origin]) -> None:
         """The source has proved that it will not send these again."""
 

@@ -35,6 +35,9 @@ class Ledger:
     def settled(self, _: object) -> bool:
         return False
 
+    def whole(self, _: object) -> bool:
+        return True
+
     def forget(self, _: object) -> None: ...
 
 

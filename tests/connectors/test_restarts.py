@@ -37,6 +37,9 @@ class Ledger:
     def settled(self, origin: Origin) -> bool:
         return False
 
+    def whole(self, session: bytes) -> bool:
+        return True
+
     def forget(self, origins: Sequence[Origin]) -> None: ...
 
     def keep_only(self, session: bytes, origins: Collection[Origin]) -> None: ...

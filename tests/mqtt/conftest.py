@@ -30,6 +30,7 @@ class Store:
         self.known: dict[Origin, bool] = {}
         """Origin → settled."""
         self.settle_at_once = True
+        self.is_whole = True
         self.gate = asyncio.Event()
         """Cleared: `emit` asks for patience."""
         self.gate.set()
@@ -69,6 +70,9 @@ class Store:
 
     def settled(self, origin: Origin) -> bool:
         return self.known[origin]
+
+    def whole(self, session: bytes) -> bool:
+        return self.is_whole
 
     def forget(self, origins: Sequence[Origin]) -> None:
         for origin in origins:

@@ -49,6 +49,7 @@ class Journal:
         asyncio.get_running_loop().call_later(0.02, done)
     def seen(self, origin): return origin in self.known
     def settled(self, origin): return self.known[origin]
+    def whole(self, session): return True
     def forget(self, origins):
         for origin in origins: self.known.pop(origin, None)
     def keep_only(self, session, origins): self.known = {o: d for o, d in self.known.items() if o in origins}

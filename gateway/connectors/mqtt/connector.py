@@ -6,6 +6,7 @@ moment earlier. What each message goes through:
     arrives ── no device, no point, rejected ────────────────────────────────▶ PUBACK
        │
        ├── DUP, and the ledger has seen it ── held until the ledger says settled ──▶ PUBACK (not emitted again)
+       ├── DUP, and the ledger may have lost it ── marked `redelivered`, and emitted ┐
        └── emitted with its origin ────────── `settled` is called ─────────────────▶ PUBACK
                                                                                        │
                            PINGREQ after the PUBACK … PINGRESP ──▶ the ledger may forget the origin
@@ -28,6 +29,8 @@ from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 
+import msgspec
+
 from gateway.connectors.base import Emit, Tools
 from gateway.connectors.mqtt.acks import Acks
 from gateway.connectors.mqtt.config import MqttBus, MqttDevice
@@ -35,7 +38,7 @@ from gateway.connectors.mqtt.frames import Publish
 from gateway.connectors.mqtt.link import Link, Session, connected, subscriptions
 from gateway.connectors.mqtt.mapping import Mapper, publication
 from gateway.errors import CommandError, LinkError
-from gateway.model import Json, Origin, Outcome, Sample, Value, Write
+from gateway.model import Json, Origin, Outcome, Sample, Status, Value, Write
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +72,7 @@ class MqttConnector:
         self._session: Session | None = None
         self._session_id = b""
         self._acks = Acks(tools.ledger, b"")
-        self._messages = self._unmatched = self._rejected = self._redelivered = self._dropped = 0
+        self._messages = self._unmatched = self._rejected = self._redelivered = self._dropped = self._doubtful = 0
         self._last_rejects: deque[str] = deque(maxlen=_KEPT_REJECTS)
         self._told: set[str] = set()
         self._refused: dict[str, str] = {}
@@ -140,6 +143,7 @@ class MqttConnector:
             "last_rejects": list(self._last_rejects),
             "redelivered": self._redelivered,
             "redelivered_dropped": self._dropped,
+            "redelivered_marked": self._doubtful,
             "unacknowledged": self._acks.waiting,
             "window": session.window if session else None,
             "held_back": self._held_back,
@@ -254,7 +258,9 @@ class MqttConnector:
                 self._reject(reason)
             for device, state, why in mapped.changes:
                 self._tools.report(device, state, why)
-            samples += mapped.samples
+            doubtful = origin is not None and message.again and not self._tools.ledger.whole(origin.session)
+            self._doubtful += doubtful
+            samples += map(_redelivered, mapped.samples) if doubtful else mapped.samples
             if origin is not None:
                 if mapped.samples:
                     origins.append(origin)
@@ -290,6 +296,13 @@ class MqttConnector:
             self._told.add(reason)
             log.warning("%s: message rejected: %s", self._bus.name, reason)
         self._last_rejects.append(reason)
+
+
+def _redelivered(sample: Sample) -> Sample:
+    """Perhaps its second delivery. What is uncertain or bad already stays as it is."""
+    said = sample.status or (Status.GOOD,) * len(sample.values)
+    marked = tuple([Status.REDELIVERED if status is Status.GOOD else status for status in said])
+    return msgspec.structs.replace(sample, status=marked)
 
 
 def default_client_id(bus_name: str) -> str:

@@ -82,6 +82,9 @@ class NoLedger:
     def settled(self, origin: Any) -> bool:
         raise AssertionError
 
+    def whole(self, session: bytes) -> bool:
+        raise AssertionError
+
     def forget(self, origins: Any) -> None:
         raise AssertionError
 

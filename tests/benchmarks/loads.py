@@ -126,7 +126,7 @@ def _flat_out(broker: socket.socket, made: list[bytes]) -> list[float]:
 
 
 class ModbusUnit(asyncio.Protocol):
-    """One connection: reads of holding registers, any unit, always 100 registers."""
+    """One connection: reads of holding registers, any unit, up to 100 registers from the first."""
 
     def __init__(self, answered: dict[int, list[float]], answers: list[bytes]) -> None:
         self._answered = answered
@@ -142,7 +142,8 @@ class ModbusUnit(asyncio.Protocol):
         while len(data) >= 12:
             unit = data[6]
             times = self._answered.setdefault(unit, [])
-            answer = self._answers[len(times) % _VARIANTS]
+            size = 2 * int.from_bytes(data[10:12], "big")
+            answer = bytes((3, size)) + self._answers[len(times) % _VARIANTS][:size]
             times.append(time.monotonic())
             self._transport.write(data[:4] + (len(answer) + 1).to_bytes(2, "big") + data[6:7] + answer)
             data = data[12:]
@@ -152,9 +153,7 @@ class ModbusUnit(asyncio.Protocol):
 async def modbus() -> None:
     dice = random.Random(1)
     answers = [
-        bytes((3, 2 * REGISTERS))
-        + b"".join((2000 + i + dice.randrange(50)).to_bytes(2, "big") for i in range(REGISTERS))
-        for _ in range(_VARIANTS)
+        b"".join((2000 + i + dice.randrange(50)).to_bytes(2, "big") for i in range(REGISTERS)) for _ in range(_VARIANTS)
     ]
     answered: dict[int, list[float]] = {}
     loop = asyncio.get_running_loop()

@@ -72,17 +72,19 @@ class Tool:
 
 
 class Rig:
-    """The gateway between its sources and its sink."""
+    """The gateway between its sources and its sink. `sink_port` is where that listens; `entrance` where the gateway
+    looks for it, the same unless something is put between before `start`; `endpoint` is more lines for the endpoint."""
 
     def __init__(self, sink: Literal["ingest", "counting"], ack_after_s: float = 0.0) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="gw-bench-"))
         tmpfs = "/dev/shm" if Path("/dev/shm").is_dir() else None
         self._runtime = Path(tempfile.mkdtemp(prefix="gw-bench-", dir=tmpfs))
         self._ingest = sink == "ingest"
-        self._port = free_port()
+        self.sink_port = self.entrance = free_port()
+        self.endpoint = ""
         self.counting = Tool("counting_sink.py", ack_after_s)
         self.ingest = Child(
-            ("ingest", "--data", str(self.folder / "cloud"), "--listen", f"127.0.0.1:{self._port}", "--plain"),
+            ("ingest", "--data", str(self.folder / "cloud"), "--listen", f"127.0.0.1:{self.sink_port}", "--plain"),
             self.folder / "ingest.log",
         )
         self.gateway = Child(("run", "--config", str(self.folder / "gateway.toml")), self.folder / "gateway.log")
@@ -90,7 +92,6 @@ class Rig:
         self._toml = ""
 
     async def __aenter__(self) -> Self:
-        token = ""
         if self._ingest:
             await self.ingest.start()
             await until(self._ingest_answers, _READY_S, "the cloud side answers")
@@ -99,14 +100,10 @@ class Rig:
                         self.folder / "commands.log")  # fmt: skip
             await add.start()
             await add.wait()
-            token = f'token_file = "{file}"\n'
+            self.endpoint = f'token_file = "{file}"\n'
         else:
             await self.counting.__aenter__()
-            self._port = self.counting.said
-        self._toml = (
-            f'[gateway]\nname = "bench"\nstate_dir = "{self.folder / "state"}"\nruntime_dir = "{self._runtime}"\n'
-            f'[[uplink.endpoint]]\nname = "sink"\nurl = "ws://127.0.0.1:{self._port}/"\n{token}'
-        )
+            self.sink_port = self.entrance = self.counting.said
         return self
 
     async def __aexit__(
@@ -139,9 +136,9 @@ topic = "plant/{{device}}/state"
 points = [ {{ name = "temperature", unit = "Cel" }}, {{ name = "humidity", unit = "%RH" }} ]
 """
 
-    def modbus(self, port: int, devices: int, interval: str) -> None:
-        """Each device behind a connection of its own, one request for its 100 registers."""
-        points = ", ".join(f'{{ name = "r{i}", address = {i}, type = "uint16" }}' for i in range(REGISTERS))
+    def modbus(self, port: int, devices: int, interval: str, registers: int = REGISTERS) -> None:
+        """Each device behind a connection of its own, one request for its registers."""
+        points = ", ".join(f'{{ name = "r{i}", address = {i}, type = "uint16" }}' for i in range(registers))
         for unit in range(1, devices + 1):
             self._toml += f"""
 [[bus]]
@@ -165,7 +162,11 @@ points = [ {points} ]
         await until(self._listens, _READY_S, "the gateway collects")
 
     def write(self) -> None:
-        (self.folder / "gateway.toml").write_text(self._toml)
+        head = (
+            f'[gateway]\nname = "bench"\nstate_dir = "{self.folder / "state"}"\nruntime_dir = "{self._runtime}"\n'
+            f'[[uplink.endpoint]]\nname = "sink"\nurl = "ws://127.0.0.1:{self.entrance}/"\n{self.endpoint}'
+        )
+        (self.folder / "gateway.toml").write_text(head + self._toml)
 
     async def status(self) -> Any:
         return await asyncio.to_thread(self._control.ask, "status")
@@ -181,7 +182,7 @@ points = [ {points} ]
 
     async def _ingest_answers(self) -> bool:
         try:
-            _, writer = await asyncio.open_connection("127.0.0.1", self._port)
+            _, writer = await asyncio.open_connection("127.0.0.1", self.sink_port)
         except OSError:
             return False
         writer.close()

@@ -22,7 +22,7 @@ from gateway.buffer.records import Expiry, Limits
 from gateway.buffer.schema import Disk, Stored
 from gateway.buffer.shelf import Shelf
 from gateway.buffer.store import Done, FullError, Opened, Store, Work
-from gateway.buffer.streams import Held
+from gateway.buffer.streams import Held, Stream
 from gateway.clock import Clock
 from gateway.errors import StoreError
 from gateway.model import Lane
@@ -74,6 +74,8 @@ class Committer:
         """It was opened, and nothing of it was lost."""
         self._store_open = False
         self._damaged = False
+        self._report: tuple[Stream, int] | None = None
+        """The gap for what a rescue could not save, until the store knows that it is safe."""
         self.problem = ""
         """Why records stay in memory."""
         self._full = False
@@ -246,7 +248,15 @@ class Committer:
             sinks={stream.name: dict(stream.marks) for stream in streams if stream.marks_due},
             ring=self._shelf.flights.name,
             covered={held.record.lane: held.grounded[-1].number for held in helds if held.grounded},
+            reported=self._reported(helds),
         )
+
+    def _reported(self, helds: Sequence[Held]) -> bool:
+        if self._report is None:
+            return False
+        stream, seq = self._report
+        held = stream.fresh.get(seq)
+        return held is None or held in helds
 
     def _expiry(self) -> dict[Lane, Expiry]:
         state = self._shelf.clock_state
@@ -265,6 +275,8 @@ class Committer:
             if stream.disk is not None:
                 stream.marks_on_disk = dict(marks)
                 stream.ackers = dict.fromkeys(marks) | stream.ackers
+        if work.reported:
+            self._report = None
         for held in helds:
             self._shelf.committed(held)
         for loss in done.losses:
@@ -305,6 +317,8 @@ class Committer:
         self._damaged = False
         log.warning("the store was damaged and is set aside; what could be read of it was saved")
         self._shelf.report_corruption()
+        stream = self._shelf.current[Lane.LIVE]
+        self._report = (stream, stream.next - 1)
 
     async def _mend(self, error: StoreError) -> None:
         """A damaged file is set aside at once, one that fails after some patience."""

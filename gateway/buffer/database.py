@@ -85,11 +85,13 @@ def transaction(db: sqlite3.Connection) -> Iterator[None]:
 
 def connect(path: Path) -> sqlite3.Connection:
     """Opens or makes the file, set up for few and durable writes."""
+    is_new = not path.exists()
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
     db.text_factory = bytes
     try:
-        db.execute(f"PRAGMA page_size={PAGE_BYTES}")
-        db.execute("PRAGMA auto_vacuum=INCREMENTAL")
+        if is_new:  # to an old file this would be a commit, and nothing else
+            db.execute(f"PRAGMA page_size={PAGE_BYTES}")
+            db.execute("PRAGMA auto_vacuum=INCREMENTAL")
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=FULL")
         db.execute("PRAGMA secure_delete=OFF")
@@ -114,6 +116,17 @@ def migrate(db: sqlite3.Connection) -> None:
             db.execute(f"PRAGMA user_version={number + 1}")
 
 
+def unreported(db: sqlite3.Connection) -> bool:
+    """Records are missing from this file, and no gap in it says so yet."""
+    (mark,) = db.execute("PRAGMA application_id").fetchone()
+    return bool(mark)
+
+
+def set_unreported(db: sqlite3.Connection, *, due: bool) -> None:
+    """Writes down what `unreported` answers; part of the transaction."""
+    db.execute(f"PRAGMA application_id={int(due)}")
+
+
 def salvage(damaged: Path, fresh: sqlite3.Connection, *, corrupt: bool) -> bool:
     """Copies every record that can still be read and proves itself by its checksum.
 
@@ -122,8 +135,9 @@ def salvage(damaged: Path, fresh: sqlite3.Connection, *, corrupt: bool) -> bool:
     """
     whole = not corrupt
     try:
-        with closing(sqlite3.connect(damaged, isolation_level=None)) as old:
+        with closing(sqlite3.connect(f"{damaged.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None)) as old:
             old.text_factory = bytes
+            whole &= not unreported(old)
             found = list(streams(old))
             (count,) = old.execute("SELECT count(*) FROM stream").fetchone()
             whole &= bool(count == len(found))

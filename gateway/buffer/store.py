@@ -4,7 +4,8 @@ Whatever happens in one call happens in one transaction: new records, the evicti
 gap that reports it, and the trimming of what was acked. The tables are in `schema.py`.
 
 Every foreign exception leaves as `StoreError`; as `CorruptError` when the file itself is damaged, and then `rescue`
-sets it aside, saves what can be read into a new one and reports the rest. At most two damaged files are kept.
+sets it aside, saves what can be read into a new one and reports the rest. At most two damaged files are kept
+(`files.py`). That something is missing is written in the file itself until the gap that says so is committed or acked.
 
 A sync that failed is not tried again: the kernel may have dropped the pages and call them written. Nothing is appended
 to a log in such doubt. What it holds is first written into the file, anew and synced, and the log begins from nothing;
@@ -15,29 +16,36 @@ next one.
 from __future__ import annotations
 
 import fcntl
-import itertools
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import msgspec
 
-from gateway.buffer import retention
+from gateway.buffer import retention, wal
 from gateway.buffer.config import BufferSettings, WhenFull
-from gateway.buffer.database import PAGE_BYTES, CorruptError, DiskError, connect, mapped, migrate, salvage, transaction
+from gateway.buffer.database import (
+    PAGE_BYTES,
+    CorruptError,
+    DiskError,
+    connect,
+    mapped,
+    migrate,
+    salvage,
+    set_unreported,
+    transaction,
+    unreported,
+)
+from gateway.buffer.files import Files
 from gateway.buffer.records import NO_LIMITS, Expiry, Limits, Records
 from gateway.buffer.schema import MIGRATIONS, SIZE, Disk, Loss, Stored
 from gateway.errors import StoreError
 from gateway.model import GapReason, Lane, Origin
 
-_FILE: Final = "buffer.db"
-_FRESH: Final = "buffer.db.fresh"
-_SUFFIXES: Final = ("-wal", "-shm", "")
 _CHECKPOINT_BYTES: Final = 2 << 20
-_DAMAGED_KEPT: Final = 2
 _VACUUM_BYTES: Final = 1 << 20
 """Given back at once; a commit shall not take long."""
 
@@ -60,6 +68,8 @@ class Work(msgspec.Struct, frozen=True):
     ring: bytes = b""
     covered: Mapping[Lane, int] = msgspec.field(default_factory=dict)
     """Rows of a lane up to this entry of that ring are in `records`, and the ring does not know it."""
+    reported: bool = False
+    """The gap for what a rescue could not save is among `records`, or was acked."""
 
 
 class Done(NamedTuple):
@@ -85,7 +95,7 @@ class Opened(NamedTuple):
     sinks: Mapping[str, Mapping[str, int]]
     """Stream → sink → mark, as written down."""
     damaged: bool
-    """The file was set aside; what is missing is not all known."""
+    """A file was set aside; what is missing is not all known, and no gap says so yet."""
 
 
 class Store:
@@ -94,7 +104,7 @@ class Store:
     def __init__(self, settings: BufferSettings, folder: Path) -> None:
         self._settings = settings
         self._folder = folder
-        self._path = folder / _FILE
+        self._files = Files(folder)
         self._db: sqlite3.Connection | None = None
         self._records: Records | None = None
         self._lock: int | None = None
@@ -102,6 +112,7 @@ class Store:
         """What the caller knows of `Records.disks`."""
         self._doubtful = False
         """The log may hold what is not on disk."""
+        self._unreported = False
         self.commits = 0
         self.checkpoints = 0
         self.committed_bytes = 0
@@ -122,7 +133,7 @@ class Store:
             self._folder.mkdir(mode=0o750, parents=True, exist_ok=True)
             self._take_lock()
         try:
-            return self._load(damaged=False)
+            return self._load()
         except CorruptError:
             return self.rescue(corrupt=True)
 
@@ -130,23 +141,13 @@ class Store:
         """Copies what can be read into a new file, then sets the old one aside; see `salvage` for `corrupt`.
 
         Raises:
-            StoreError: the new file cannot be written; nothing has changed, `open` tries again.
+            StoreError: the new file cannot be written; `open` tries again.
         """
         self._disconnect()
-        fresh = self._path.with_name(_FRESH)
-        with mapped():
-            _remove(fresh)
-            db = connect(fresh)
-            try:
-                migrate(db)
-                with transaction(db):
-                    whole = salvage(self._path, db, corrupt=corrupt)
-                _checkpoint(db)
-            finally:
-                db.close()
-            self._set_aside()
-            fresh.rename(self._path)
-        return self._load(damaged=not whole)
+        with mapped(), self._new_file() as db, transaction(db):
+            whole = salvage(self._files.db, db, corrupt=corrupt)
+            set_unreported(db, due=not whole)
+        return self._load()
 
     def close(self) -> None:
         self._disconnect()
@@ -177,29 +178,42 @@ class Store:
             raise StoreError("the store is not open")
         return self._db, self._records
 
-    def _load(self, *, damaged: bool) -> Opened:
+    @contextmanager
+    def _new_file(self) -> Iterator[sqlite3.Connection]:
+        """Takes its place when the store is loaded; nothing has changed when something is raised."""
+        self._files.begin()
+        with closing(connect(self._files.part)) as db:
+            migrate(db)
+            yield db
+            _checkpoint(db)
+        self._files.finish()
+
+    def _load(self) -> Opened:
         self._disconnect()
         with mapped():
-            fresh = self._path.with_name(_FRESH)
-            if not self._path.exists() and fresh.exists():
-                fresh.rename(self._path)  # the rescue was complete, but for this
-            db = self._db = connect(self._path)
-            self._doubtful = self._wal_bytes() > 0
+            self._files.put_in_place()
+            if not self._files.is_there():
+                with self._new_file():
+                    pass
+                self._files.put_in_place()
+            db = self._db = connect(self._files.db)
+            self._check_log(db)
+            self._doubtful = self._files.log_bytes() > 0
             self._renew_if_possible(db)
             migrate(db)
             records = self._records = Records(db)
             self.used_bytes, _ = records.pages()
             self._told = dict(records.disks)
-            return Opened(self._told, records.origins, records.take_losses(), records.covered(), records.sinks, damaged)
+            self._unreported = unreported(db)
+            losses = records.take_losses()
+            return Opened(self._told, records.origins, losses, records.covered(), records.sinks, self._unreported)
 
-    def _set_aside(self) -> None:
-        names = [_FILE, *(f"{_FILE}.damaged-{number}" for number in range(1, _DAMAGED_KEPT + 1))]
-        _remove(self._path.with_name(names[-1]))
-        for old, new in reversed(list(itertools.pairwise(names))):
-            for suffix in _SUFFIXES:
-                here = self._path.with_name(old + suffix)
-                if here.exists():
-                    here.rename(self._path.with_name(new + suffix))
+    def _check_log(self, db: sqlite3.Connection) -> None:
+        """A log that is cut short is what a power cut leaves; one with a hole is not."""
+        db.execute("PRAGMA user_version").fetchone()  # now SQLite has read it, and nothing was written
+        log = self._files.log.read_bytes()
+        if log and wal.is_damaged(log, PAGE_BYTES, wal.good_frames(self._files.index.read_bytes())):
+            raise CorruptError(f"commits are missing from {self._files.log}")
 
     # ── the one transaction ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -248,6 +262,9 @@ class Store:
                 records.note_sinks(work.sinks)
                 records.cover(work.ring, work.covered)
                 records.drop_empty(work.keep)
+                if self._unreported and work.reported:
+                    set_unreported(db, due=False)
+            self._unreported &= not work.reported
             self.commits += 1
             done = Done(self._changed(records), records.take_losses(), unpinned)
         try:
@@ -300,7 +317,7 @@ class Store:
             unpinned = records.trim(limits._replace(pins={}))
             space, usage = self._space(records), _usage(records)
             if settings.when_full is WhenFull.REFUSE and retention.refused(usage, space.used, incoming, limit):
-                raise FullError(f"{self._path} holds {space.used} bytes, and has no room for more")
+                raise FullError(f"{self._files.db} holds {space.used} bytes, and has no room for more")
             for cut in retention.plan(usage, space.used, incoming, limit):
                 records.give_up(limits, cut.stream, GapReason.EVICTED, max_bytes=cut.bytes)
             space = self._space(records)
@@ -322,15 +339,9 @@ class Store:
         if space.spare > _VACUUM_BYTES and space.free < self._settings.free_space_floor + space.spare:
             db.execute(f"PRAGMA incremental_vacuum({_VACUUM_BYTES // PAGE_BYTES})").fetchall()
         self.used_bytes = space.used
-        if self._wal_bytes() >= _CHECKPOINT_BYTES:
+        if self._files.log_bytes() >= _CHECKPOINT_BYTES:
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             self.checkpoints += 1
-
-    def _wal_bytes(self) -> int:
-        try:
-            return os.stat(f"{self._path}-wal").st_size
-        except FileNotFoundError:
-            return 0
 
     @property
     def fsyncs(self) -> int:
@@ -369,8 +380,3 @@ def _checkpoint(db: sqlite3.Connection) -> None:
     busy, *_ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     if busy:
         raise StoreError("the log cannot begin anew while somebody reads the store")
-
-
-def _remove(path: Path) -> None:
-    for suffix in _SUFFIXES:
-        path.with_name(path.name + suffix).unlink(missing_ok=True)

@@ -13,6 +13,8 @@ from typing import Protocol
 
 from gateway.model import ClockState, Trust
 
+DRIFT_PPM = 500
+"""What the kernel assumes as well."""
 _STA_UNSYNC = 0x0040  # linux/timex.h
 _UNKNOWN_ERROR = -1
 
@@ -28,6 +30,15 @@ class Clock(Protocol):
 
     def state(self) -> ClockState:
         """What is known of UTC now. Cheap enough for once a second, not for once a reading."""
+
+    def learn(self, offset_ms: int, error_ms: int) -> None:
+        """What the servers say of UTC − boot time; it counts while this boot was never synchronised."""
+
+
+def told(boot: str, offset_ms: int, error_ms: int, at_ns: int, now_ns: int) -> ClockState:
+    """What servers told at one boot time, as it is worth now: an oscillator that nothing disciplines drifts."""
+    drift_ms = -(-max(0, now_ns - at_ns) * DRIFT_PPM // 1_000_000_000_000)
+    return ClockState(boot, offset_ms, error_ms + drift_ms, Trust.SERVER)
 
 
 class _Timex(ctypes.Structure):
@@ -56,12 +67,17 @@ class SystemClock:
         self._mark = timesync_mark
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._was_synced = False
+        self._told: tuple[int, int, int] | None = None
+        """By the servers: offset and error in milliseconds, at this boot time in nanoseconds."""
 
     def monotonic(self) -> float:
         return time.monotonic()
 
     def boot_ns(self) -> int:
         return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+    def learn(self, offset_ms: int, error_ms: int) -> None:
+        self._told = offset_ms, error_ms, self.boot_ns()
 
     def utc_ms(self) -> int:
         """Wall time, trusted or not: for a server's own records, never for a reading's stamp."""
@@ -75,6 +91,8 @@ class SystemClock:
         known = self._libc.adjtimex(ctypes.byref(timex)) != -1
         synced = (known and not timex.status & _STA_UNSYNC) or self._mark.exists()
         self._was_synced |= synced
+        if not self._was_synced and self._told is not None:
+            return told(self._boot, *self._told, after)
         trust = Trust.SYNCED if synced else Trust.HOLDOVER if self._was_synced else Trust.UNSYNCED
         # maxerror grows by 500 ppm while nothing corrects the clock; it is microseconds
         error = -(-timex.maxerror // 1000) if known and synced else _UNKNOWN_ERROR

@@ -25,7 +25,7 @@ DEFAULT_SOCKET = "/run/gateway/control.sock"
 _COLOURS = {
     **dict.fromkeys(("online", "running", "active", "healthy", "synced"), "green"),
     **dict.fromkeys(("standby", "unused"), "cyan"),
-    **dict.fromkeys(("waiting", "connecting", "starting", "retiring", "holdover", "unsynced"), "yellow"),
+    **dict.fromkeys(("waiting", "connecting", "starting", "retiring", "holdover", "server", "unsynced"), "yellow"),
 }
 """All other words are trouble."""
 _WELL = ("online", "running")

@@ -23,7 +23,7 @@ from gateway.commands.limits import Targets, permitted
 from gateway.commands.report import Report
 from gateway.commands.store import Store
 from gateway.errors import CommandError, StoreError
-from gateway.model import Command, Json, Outcome, Result, Trust, Value, Write
+from gateway.model import Command, Json, Outcome, Result, Value, Write
 
 log = logging.getLogger(__name__)
 
@@ -345,7 +345,7 @@ class Router:
     def _utc_ms(self) -> int | None:
         """None when nothing is known of UTC."""
         state = self._clock.state()
-        return None if state.trust is Trust.UNSYNCED else self._clock.boot_ns() // 1_000_000 + state.offset_ms
+        return self._clock.boot_ns() // 1_000_000 + state.offset_ms if state.trust.own else None
 
 
 def _bounded(command: Command) -> Command:

@@ -34,11 +34,11 @@ def source_stamp(source_ms: int | None, at_ms: int, clock: ClockState) -> int | 
 class Timebase:
     """Says when a `clock` record is due, given one `ClockState` after the other of this process.
 
-    Due is one
-    - at the first synchronised state: batches before it, of this process or an earlier one of the same boot, may carry
-      an offset that was wrong;
-    - at a synchronised state whose offset differs from the last record by more than both errors and `STEP_MS`;
-    - at the first synchronised state after the offset strayed that far while nothing vouched for it, though it is back
+    Vouched for is a state that is synchronised, or by the servers where it never was. Due is one
+    - at the first such state: batches before it, of this process or an earlier one of the same boot, may carry an
+      offset that was wrong; and at the first synchronised one, which knows better than any server;
+    - at such a state whose offset differs from the last record by more than both errors and `STEP_MS`;
+    - at the first such state after the offset strayed that far while nothing vouched for it, though it is back
       where it was: batches in between carry the strayed one.
 
     An offset that nobody vouches for never makes a record.
@@ -53,7 +53,10 @@ class Timebase:
         if self._told is not None and not self._strayed:
             known_ms = max(self._told.error_ms, 0) + max(state.error_ms, 0)
             self._strayed = abs(state.offset_ms - self._told.offset_ms) > max(STEP_MS, known_ms)
-        if state.trust is not Trust.SYNCED or (self._told is not None and not self._strayed):
+        if state.trust not in (Trust.SYNCED, Trust.SERVER):
+            return None
+        better = self._told is None or (state.trust is Trust.SYNCED and self._told.trust is Trust.SERVER)
+        if not better and not self._strayed:
             return None
         self._told, self._strayed = state, False
         return state

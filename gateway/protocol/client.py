@@ -130,7 +130,7 @@ class ClientSession:
         self._allowance.grant(welcome.window)
         self._watch.welcomed(welcome.ack_budget_ms / 1000, now)
         self._offset_s = now - welcome.mono_ms / 1000
-        outputs: list[Output] = [Welcomed(welcome.sink, welcome.session)]
+        outputs: list[Output] = [Welcomed(welcome.sink, welcome.session, welcome.utc_ms, self._watch.srtt_s)]
         for offer in self._offered:
             outputs += self._resume(offer, welcome.marks.get(offer.stream, 0))
         if welcome.open_commands:

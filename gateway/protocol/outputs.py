@@ -59,6 +59,10 @@ class Distrust(NamedTuple):
 class Welcomed(NamedTuple):
     sink: str
     session: str
+    utc_ms: int = 0
+    """The server's time; 0: it says nothing of it."""
+    waited_s: float = 0.0
+    """From the hello to the welcome."""
 
 
 class Execute(NamedTuple):

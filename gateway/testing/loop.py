@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from typing import Any, TypeVar
 
+from gateway.clock import told
 from gateway.model import ClockState, Trust
 
 T = TypeVar("T")
@@ -68,6 +69,7 @@ class VirtualClock:
     def __init__(self, utc_offset_ms: int = 1_750_000_000_000, trust: Trust = Trust.SYNCED) -> None:
         self.utc_offset_ms = utc_offset_ms
         self.trust = trust
+        self._told: tuple[int, int, int] | None = None
 
     def monotonic(self) -> float:
         return asyncio.get_running_loop().time()
@@ -75,7 +77,12 @@ class VirtualClock:
     def boot_ns(self) -> int:
         return round(self.monotonic() * 1e9)
 
+    def learn(self, offset_ms: int, error_ms: int) -> None:
+        self._told = offset_ms, error_ms, self.boot_ns()
+
     def state(self) -> ClockState:
+        if self.trust is Trust.UNSYNCED and self._told is not None:
+            return told(BOOT, *self._told, self.boot_ns())
         return ClockState(BOOT, self.utc_offset_ms, 1 if self.trust is Trust.SYNCED else -1, self.trust)
 
 

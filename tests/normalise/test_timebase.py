@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from gateway.model import ClockState, Trust
 from gateway.normalise.timebase import FUTURE_MS, PAST_MS, Timebase, source_stamp
 
-U, H, S = Trust.UNSYNCED, Trust.HOLDOVER, Trust.SYNCED
+U, H, S, V = Trust.UNSYNCED, Trust.HOLDOVER, Trust.SYNCED, Trust.SERVER
 BASE = 1_750_000_000_000
 AT = 5_000_000
 
@@ -55,6 +55,9 @@ def test_no_stamp_stays_no_stamp() -> None:
         ("somebody sets the clock while nothing vouches for it", [(S, BASE), (H, BASE + 9e6), (H, BASE + 9e6)], [0]),
         ("and NTP sets it right", [(S, BASE), (H, BASE + 9e6), (S, BASE + 7), (S, BASE + 7)], [0, 2]),
         ("and NTP agrees with it", [(S, BASE), (H, BASE + 9e6), (S, BASE + 9e6)], [0, 2]),
+        ("no NTP, but a server, then NTP", [(U, 0), (V, BASE), (V, BASE + 3), (S, BASE + 2), (S, BASE)], [1, 3]),
+        ("two servers, narrowed down", [(V, BASE), (V, BASE + 900), (V, BASE - 1000)], [0]),
+        ("a server that was wrong", [(V, BASE), (V, BASE + 3_600_000), (V, BASE + 3_600_000)], [0, 1]),
     ],
 )  # fmt: skip
 def test_the_table_of_clock_records(what: str, states: list[tuple[Trust, float]], due: list[int]) -> None:
@@ -72,12 +75,12 @@ def test_a_change_within_both_errors_is_no_news() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from(Trust), st.integers(BASE - 5000, BASE + 5000))))
-def test_after_every_synchronised_state_the_sink_knows_the_offset(states: list[tuple[Trust, int]]) -> None:
+def test_after_every_state_that_somebody_vouches_for_the_sink_knows_the_offset(states: list[tuple[Trust, int]]) -> None:
     timebase, told = Timebase(), None
     for trust, offset in states:
         due = timebase.observe(clock(trust, offset))
         told = due or told
-        if trust is S:
+        if trust in (S, V):
             assert told is not None
             assert abs(told.offset_ms - offset) <= 1000
         else:

@@ -361,11 +361,11 @@ class _Group:
 
     def _store_batch(self, db: sqlite3.Connection, entry: Entry, body: Body, stream: int) -> int:
         clock = body.clock
-        if clock.trust is Trust.UNSYNCED:
+        if not clock.trust.own:
             known = db.execute(
                 "SELECT offset_ms, error_ms, trust FROM clock WHERE gateway = ? AND boot = ? AND trust != 'unsynced'"
-                " ORDER BY id DESC LIMIT 1",
-                (entry.gateway, clock.boot),
+                " AND (trust != 'server' OR ?) ORDER BY trust != 'server' DESC, id DESC LIMIT 1",
+                (entry.gateway, clock.boot, clock.trust is Trust.UNSYNCED),
             ).fetchone()
             if known is not None:
                 clock = ClockState(clock.boot, known[0], known[1], Trust(known[2]))
@@ -409,10 +409,14 @@ class _Group:
                 self._now_ms,
             ),
         )
-        if clock.trust is Trust.UNSYNCED:
-            return
+        known = "SELECT 1 FROM clock WHERE gateway = ? AND boot = ? AND trust NOT IN ('unsynced', 'server')"
+        if not clock.trust.own and (
+            clock.trust is Trust.UNSYNCED or db.execute(known, (entry.gateway, clock.boot)).fetchone()
+        ):
+            return  # an earlier process of this boot knew better than any server
         wrong = db.execute(
-            "SELECT first, readings, offset_ms FROM batch WHERE gateway = ? AND boot = ? AND trust = 'unsynced'",
+            "SELECT first, readings, offset_ms FROM batch"
+            " WHERE gateway = ? AND boot = ? AND trust IN ('unsynced', 'server')",
             (entry.gateway, clock.boot),
         ).fetchall()
         for first, readings, offset_ms in wrong:
@@ -423,7 +427,7 @@ class _Group:
             )
         db.execute(
             "UPDATE batch SET offset_ms = ?, error_ms = ?, trust = ?"
-            " WHERE gateway = ? AND boot = ? AND trust = 'unsynced'",
+            " WHERE gateway = ? AND boot = ? AND trust IN ('unsynced', 'server')",
             (clock.offset_ms, clock.error_ms, clock.trust.value, entry.gateway, clock.boot),
         )
 

@@ -82,6 +82,7 @@ function paint(entry, fresh) {
   row.value.className = view.text.length > 12 ? "value long" : "value";
   row.tr.className = `quality-${kind}${fresh ? " fresh" : ""}`;
   row.reason = kind === "good" ? "" : `${kind}: ${(reason || "").replaceAll("_", " ")}`;
+  if (view.trust === "server") row.reason += `${row.reason ? ", " : ""}clock by server time`;
   if (view.trust === "unsynced") row.reason += `${row.reason ? ", " : ""}clock not set`;
   age(entry);
   spark(row.svg, entry.trail);

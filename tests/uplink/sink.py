@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import ssl
 import time
 from http import HTTPStatus
@@ -49,6 +50,7 @@ class Sink:
         port: int = 0,
         token: str = "",
         host: str = "127.0.0.1",
+        sock: socket.socket | None = None,
     ) -> None:
         self.store = store
         self.host = host
@@ -70,6 +72,7 @@ class Sink:
         self.sessions: list[ServerConnection] = []
         self.violations: list[str] = []
         self._tls = tls
+        self._sock = sock
         self._server: Server | None = None
 
     @property
@@ -86,8 +89,9 @@ class Sink:
     async def start(self) -> None:
         self._server = await serve(
             self._serve,
-            self.host,
-            self.port,
+            None if self._sock else self.host,
+            None if self._sock else self.port,
+            sock=self._sock,
             subprotocols=[Subprotocol("gateway.uplink.v1")],
             process_request=self._door,
             ssl=self._tls,

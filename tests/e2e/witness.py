@@ -159,7 +159,7 @@ class Arrivals:
         with closing(_opened(self._database)) as db:
             rows = db.execute(
                 "SELECT r.id, s.device, r.value FROM reading r JOIN series s ON s.id = r.series"
-                " WHERE r.id > ? AND s.point = 'sequence'",
+                " WHERE r.id > ? AND s.point = 'sequence' AND r.value IS NOT NULL",
                 (self._seen,),
             ).fetchall()
         for number, device, value in rows:
@@ -181,7 +181,7 @@ def orderly(database: Path) -> None:
             " JOIN series s ON s.id = r.series AND s.point = 'sequence'"
             " JOIN series p ON p.device = s.device AND p.point = 'energy'"
             " LEFT JOIN reading e ON e.series = p.id AND e.ts_ms = r.ts_ms AND e.value = r.value + ?"
-            " ORDER BY b.stream, b.seq, r.id",
+            " WHERE r.value IS NOT NULL ORDER BY b.stream, b.seq, r.id",
             (ENERGY,),
         ):
             assert energy is not None, f"{device}: of answer {sequence} only a part is there"

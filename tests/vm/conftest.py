@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,16 +24,29 @@ class Machine:
 
     def call(self, *words: str, timeout_s: float = 300) -> str:
         """One command of the script; its output. Output goes to a file: what it starts may outlive it."""
-        done = subprocess.run(
-            ["bash", str(self.script), *words],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            timeout=timeout_s, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, f"{words} ended with {done.returncode}\n{done.stdout}"
-        return done.stdout.strip()
+        with tempfile.TemporaryFile("w+") as output:
+            done = subprocess.run(
+                ["bash", str(self.script), *words],
+                stdin=subprocess.DEVNULL, stdout=output, stderr=output, timeout=timeout_s, check=False,
+            )  # fmt: skip
+            output.seek(0)
+            said = output.read().strip()
+        assert done.returncode == 0, f"{words} ended with {done.returncode}\n{said}"
+        return said
 
     def run(self, command: str, timeout_s: float = 300) -> str:
         return self.call("run", command, timeout_s=timeout_s)
+
+    def write(self, folder: Path, text: str, target: str) -> None:
+        """Puts a file there; `folder` is one of ours to make it in."""
+        source = folder / Path(target).name
+        source.write_text(text)
+        source.chmod(0o644)
+        self.call("put", str(source), target)
+
+    def configure(self, folder: Path, toml: str) -> None:
+        self.write(folder, toml, "/etc/gateway/config.toml")
+        self.run("chgrp gateway /etc/gateway/config.toml; chmod 640 /etc/gateway/config.toml")
 
     def journal(self) -> str:
         return self.run("journalctl --sync; journalctl --unit gateway --output cat --no-pager --boot")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -48,16 +47,14 @@ _SENSOR = "/opt/bumble/bin/python /opt/ble_sensor.py"
 @pytest.fixture(scope="module")
 def air(machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """A virtual controller with three sensors, BlueZ, the cloud side, and the service reading them."""
-    config: Path = tmp_path_factory.mktemp("vm") / "config.toml"
-    config.write_text(_CONFIG)
     machine.run("systemctl start bluetooth")
     machine.run(
         "systemd-run -q --unit=ble-sensor --service-type=notify -p TimeoutStartSec=180 " + _SENSOR + " serve --bthome 2"
     )
     machine.run("gateway ingest --data /srv/cloud add vm --token-file /etc/gateway/credentials/uplink-token")
     machine.run("systemd-run -q --unit=cloud --service-type=exec /usr/local/bin/gateway ingest --data /srv/cloud")
-    machine.call("put", str(config), "/etc/gateway/config.toml")
-    machine.run("chgrp gateway /etc/gateway/config.toml; chmod 640 /etc/gateway/config.toml; systemctl restart gateway")
+    machine.configure(tmp_path_factory.mktemp("vm"), _CONFIG)
+    machine.run("systemctl restart gateway")
     yield machine
     print(machine.journal())
 

@@ -25,30 +25,42 @@ format = "regex"
 pattern = 'T=(?P<temperature>[-+0-9.]+)'
 points = "auto"
 """
-_ADJTIMEX = (
-    "import ctypes, gateway.clock as c; t = c._Timex(); ask = c.SystemClock()._libc.adjtimex; "
-    "asked = ask(ctypes.byref(t)); t.modes = 2; print('asked', asked >= 0, 'set', ask(ctypes.byref(t)) >= 0)"
-)
+_ADJTIMEX = """
+import ctypes
+from gateway import clock
+asking = clock._Timex()
+setting = clock._Timex()
+setting.modes = 2  # ADJ_FREQUENCY
+call = clock.SystemClock()._libc.adjtimex
+print("asked", call(ctypes.byref(asking)) >= 0, "set", call(ctypes.byref(setting)) >= 0)
+"""
+_PROBE = """
+[Service]
+Type=oneshot
+Restart=no
+WatchdogSec=0
+ExecStart=
+ExecStart=/opt/gateway/current/bin/python /opt/probe.py
+"""
 
 
-def test_the_clock_can_be_asked_and_not_set(machine: Machine) -> None:
+def test_the_clock_can_be_asked_and_not_set(machine: Machine, tmp_path: Path) -> None:
+    """A command in the very sandbox of the unit."""
+    machine.write(tmp_path, _ADJTIMEX, "/opt/probe.py")
     machine.run(
-        "cp /etc/systemd/system/gateway.service /run/systemd/system/probe.service; "
         "mkdir -p /run/systemd/system/probe.service.d; "
-        "printf '[Service]\\nType=oneshot\\nRestart=no\\nWatchdogSec=0\\nExecStart=\\n"
-        f'ExecStart=/opt/gateway/current/bin/python -c "{_ADJTIMEX}"\\n\' '
-        "> /run/systemd/system/probe.service.d/probe.conf; systemctl daemon-reload; systemctl start probe"
+        "cp /etc/systemd/system/gateway.service /run/systemd/system/probe.service"
     )
+    machine.write(tmp_path, _PROBE, "/run/systemd/system/probe.service.d/probe.conf")
+    machine.run("systemctl daemon-reload; systemctl start probe")
     assert "asked True set False" in machine.run("journalctl --sync; journalctl -u probe -o cat --no-pager")
 
 
 def test_an_adapter_that_is_plugged_in_for_the_first_time_is_opened_also_after_a_kill(
     machine: Machine, tmp_path: Path
 ) -> None:
-    config = tmp_path / "config.toml"
-    config.write_text(_CONFIG)
-    machine.call("put", str(config), "/etc/gateway/config.toml")
-    machine.run("chgrp gateway /etc/gateway/config.toml; chmod 640 /etc/gateway/config.toml; systemctl restart gateway")
+    machine.configure(tmp_path, _CONFIG)
+    machine.run("systemctl restart gateway")
     machine.call("usb-plug")
     try:
         _until_heard(machine)

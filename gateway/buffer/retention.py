@@ -92,7 +92,7 @@ def plan(usage: Sequence[Usage], used: int, incoming: Bytes, limit: Bounds) -> l
     alarms = _alarms(usage)
     readings = used - alarms
     cut = _step(readings + incoming.readings - limit.readings, limit)
-    left = max(0, readings - cut) + incoming.readings
+    left = min(max(0, readings - cut) + incoming.readings, limit.readings)
     return [
         *_take(usage, Lane.LIVE, cut),
         *_take(usage, Lane.ALARM, _step(alarms + incoming.alarms + left - limit.whole, limit)),

@@ -1,0 +1,222 @@
+"""Who has what: acks of several sinks, across restarts, and streams that are acked and still kept."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.buffer import store as store_module
+from gateway.buffer.schema import from_sinks, to_sinks
+from gateway.errors import StoreError
+from gateway.model import GapReason, Lane
+from gateway.testing.loop import run
+from tests.buffer.world import Machine, Sink, deliver, row
+
+
+def live(buffer: Any) -> str:
+    return next(offer.stream for offer in buffer.offers() if offer.lane is Lane.LIVE and not offer.sealed)
+
+
+async def three_acked_two_not(machine: Machine, first: Sink, *, committed: bool) -> str:
+    """1 to 3 are at the first sink and nowhere else; 4 and 5 wait."""
+    buffer = await machine.start()
+    buffer.online(True)
+    for number in range(1, 6):
+        await buffer.append([row(number)])
+        buffer.close(Lane.LIVE)
+        if number == 3:
+            await deliver(buffer, first)
+    if committed:
+        await asyncio.sleep(1)
+    return live(buffer)
+
+
+@pytest.mark.parametrize("power", [False, True])
+def test_what_another_sink_acked_before_the_restart_is_stored_elsewhere(tmp_path: Path, power: bool) -> None:
+    async def main() -> None:
+        machine, first, second = Machine(tmp_path), Sink("first"), Sink("second")
+        await three_acked_two_not(machine, first, committed=power)
+        buffer = await (machine.cut() if power else machine.kill())
+        await deliver(buffer, second)
+        assert second.numbers == [4, 5]
+        assert [(gap.reason, gap.readings) for gap in second.gaps] == [(GapReason.STORED_ELSEWHERE, 0)]
+        assert buffer.stats()["lost"] == {}
+        assert buffer.stats()["gaps_of_unknown_size"] == {}
+        await machine.stop()
+
+    run(main())
+
+
+@pytest.mark.parametrize("power", [False, True])
+def test_what_a_restored_sink_itself_had_acked_is_unsent(tmp_path: Path, power: bool) -> None:
+    async def main() -> None:
+        machine, first = Machine(tmp_path), Sink("first")
+        stream = await three_acked_two_not(machine, first, committed=power)
+        buffer = await (machine.cut() if power else machine.kill())
+        assert first.restore(stream, 1) == {2, 3}
+        await deliver(buffer, first)
+        assert first.numbers == [1, 4, 5]
+        assert [gap.reason for gap in first.gaps] == [GapReason.UNSENT]
+        await machine.stop()
+
+    run(main())
+
+
+def test_with_two_sinks_in_one_stream_each_is_told_what_is_true_after_two_restarts(tmp_path: Path) -> None:
+    async def main() -> None:
+        machine, first, second, third = Machine(tmp_path), Sink("first"), Sink("second"), Sink("third")
+        stream = await three_acked_two_not(machine, first, committed=False)
+        buffer = await machine.kill()
+        buffer.online(True)
+        await deliver(buffer, second)  # a gap for 1 to 3, then 4 and 5
+        await buffer.append([row(6)])
+        await asyncio.sleep(1)
+        buffer = await machine.kill()
+        assert second.restore(stream, 3) == {4, 5}
+        await deliver(buffer, second)
+        await deliver(buffer, third)
+        assert third.numbers == [6] or GapReason.UNSENT not in {gap.reason for gap in third.gaps}
+        assert second.numbers == [6]
+        await machine.stop()
+
+    run(main())
+
+
+def test_marks_cost_no_write_of_their_own_and_one_sink_costs_one_write(tmp_path: Path) -> None:
+    async def main() -> None:
+        machine, sink = Machine(tmp_path), Sink()
+        buffer = await machine.start()
+        buffer.online(True)
+        noted: list[Any] = []
+        store = buffer._committer.store
+        whole = store.commit
+
+        def commit(work: Any) -> Any:
+            noted.append(dict(work.sinks))
+            return whole(work)
+
+        store.commit = commit  # type: ignore[method-assign]
+        for number in range(100):
+            await buffer.append([row(number)])
+            await deliver(buffer, sink)
+        assert noted == []
+        for number in range(5):
+            await buffer.append([row(number + 100)])
+            await asyncio.sleep(1)
+            await deliver(buffer, sink)
+        assert len(noted) >= 5
+        assert [bool(each) for each in noted] == [True] + [False] * (len(noted) - 1)
+        await machine.stop()
+
+    run(main())
+
+
+def test_a_damaged_note_of_who_acked_what_says_nothing() -> None:
+    column = to_sinks({"first": 3})
+    assert from_sinks(column) == {"first": 3}
+    assert from_sinks(None) == {}
+    for at in range(len(column)):
+        flipped = bytearray(column)
+        flipped[at] ^= 4
+        assert from_sinks(bytes(flipped)) == {}
+
+
+def test_holes_of_a_damaged_store_are_nobodys(tmp_path: Path) -> None:
+    """What is missing need not have been acked: it must not be said that another sink has it."""
+
+    async def main() -> None:
+        machine, first, second = Machine(tmp_path), Sink("first"), Sink("second")
+        await three_acked_two_not(machine, first, committed=True)
+        await machine.stop()
+        path = machine.data / "buffer.db"
+        data = bytearray(path.read_bytes())
+        data[100:108] = b"\0" * 8  # the root page: whatever can be read is salvaged
+        path.write_bytes(data)
+        (machine.run / "flight.ring").unlink()
+        buffer = await machine.start()
+        await deliver(buffer, second)
+        assert GapReason.STORED_ELSEWHERE not in {gap.reason for gap in second.gaps}
+        await machine.stop()
+
+    run(main())
+
+
+def test_nothing_is_declared_lost_while_the_store_cannot_be_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        machine, sink = Machine(tmp_path), Sink()
+        buffer = await machine.start()
+        await buffer.append([row(1)])
+        await asyncio.sleep(1)
+        await buffer.append([row(2)])  # in the ring only
+        buffer.close(Lane.LIVE)
+        old = live(buffer)
+
+        def shut(_: Path) -> Any:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(store_module, "connect", shut)
+            buffer = await machine.kill()
+            with pytest.raises(StoreError):
+                await buffer.fill("sink", old, 1, 1)
+        await asyncio.sleep(130)
+        await deliver(buffer, sink)
+        assert sink.numbers == [1, 2]
+        assert sink.gaps == []
+        await machine.stop()
+
+    run(main())
+
+
+def test_a_stream_that_is_acked_and_kept_is_offered_behind_all_that_waits(tmp_path: Path) -> None:
+    async def main() -> None:
+        machine, sink = Machine(tmp_path), Sink()
+        buffer = await machine.start()
+        buffer.online(True)
+        ended = []
+        for number in range(40):
+            await buffer.append([row(number)])
+            ended.append(live(buffer))
+            buffer.seal(Lane.LIVE)
+        assert [offer.stream for offer in buffer.offers() if offer.sealed] == ended[:32]
+        while buffer.waiting()[0]:
+            await deliver(buffer, sink)
+        assert sorted(sink.numbers) == list(range(40))
+        offered = [offer.stream for offer in buffer.offers() if offer.sealed]
+        assert len(offered) == 32
+        assert set(offered) <= set(ended)
+        lost = {number for stream in ended for number in sink.restore(stream, 0)}
+        assert lost == set(range(40))
+        await deliver(buffer, sink)
+        assert len(sink.numbers) >= 32, "what is kept goes to the sink again"
+        await buffer.append([row(100)])
+        buffer.seal(Lane.LIVE)
+        assert next(offer for offer in buffer.offers() if offer.sealed).stream not in ended
+        await machine.stop()
+
+    run(main())
+
+
+def test_more_sealed_streams_than_are_offered_all_arrive_in_order(tmp_path: Path) -> None:
+    async def main() -> None:
+        machine, sink = Machine(tmp_path), Sink()
+        buffer = await machine.start()
+        for number in range(100):
+            await buffer.append([row(number)])
+            buffer.seal(Lane.LIVE)
+        await asyncio.sleep(1)
+        buffer = await machine.cut()
+        while buffer.waiting()[0]:
+            assert len([offer for offer in buffer.offers() if offer.sealed]) <= 32
+            await deliver(buffer, sink)
+        assert sink.numbers == list(range(100)), "the oldest first"
+        assert sink.gaps == []
+        await machine.stop()
+
+    run(main())

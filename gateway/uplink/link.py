@@ -35,7 +35,7 @@ from gateway.protocol.messages import MAX_DOWN_BYTES, SUBPROTOCOL
 from gateway.uplink import reactions
 from gateway.uplink.auth import Credential
 from gateway.uplink.certificate import pin
-from gateway.uplink.config import Endpoint
+from gateway.uplink.config import Endpoint, Speech
 from gateway.uplink.dial import dial, talk_through
 from gateway.uplink.proxy import talk
 from gateway.uplink.reactions import Kind, Reaction, Refused
@@ -159,7 +159,7 @@ async def _secure(sock: socket.socket, endpoint: Endpoint, credential: Credentia
     protocol = ClientProtocol(
         uri,
         extensions=[deflate],
-        subprotocols=[Subprotocol(SUBPROTOCOL)],
+        subprotocols=[Subprotocol(SUBPROTOCOL)] if endpoint.protocol is Speech.GATEWAY else None,
         max_size=MAX_DOWN_BYTES,
         logger=_library_log,
     )
@@ -201,7 +201,7 @@ async def _upgrade(connection: ClientConnection, endpoint: Endpoint, credential:
         raise Refused(_refused(endpoint, error, connection.connection_exc)) from error
     finally:
         connection.protocol.debug = traces
-    if connection.subprotocol != SUBPROTOCOL:
+    if endpoint.protocol is Speech.GATEWAY and connection.subprotocol != SUBPROTOCOL:
         raise Refused(Reaction(Kind.REST, f"the server does not speak {SUBPROTOCOL}", reactions.HOUR_S))
 
 

@@ -14,6 +14,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.typing import Subprotocol
 
 from gateway.uplink import reactions
+from gateway.uplink.config import Speech
 from gateway.uplink.link import open_link
 from gateway.uplink.reactions import Kind, Reaction, Refused, retry_after_s
 from tests.uplink.test_link_dial import NOTHING, answering, at, refusal, says
@@ -187,6 +188,23 @@ def test_a_server_that_takes_the_upgrade_without_our_protocol_is_rested() -> Non
             return error.reaction
 
     assert row(asyncio.run(main())) == TABLE["4406"]
+
+
+def test_a_plain_endpoint_is_asked_for_no_protocol() -> None:
+    asked: list[str | None] = []
+
+    async def listen(session: ServerConnection) -> None:
+        assert session.request is not None
+        asked.append(session.request.headers.get("Sec-WebSocket-Protocol"))
+        await session.wait_closed()
+
+    async def main() -> None:
+        async with serve(listen, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            (await open_link(at(port, protocol=Speech.PLAIN), NOTHING)).abort()
+
+    asyncio.run(main())
+    assert asked == [None]
 
 
 # ── Retry-After ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -56,9 +56,9 @@ def table() -> dict[str, Row]:
                 key = (http if len(word) == 3 else "") + word
                 assert key not in found
                 found[key] = meaning(does)
-        if "any other code" in codes:
-            found["other"] = meaning(does)
-    return found
+    other = re.search(r"A code that is not here is (\*\*.*\*\*)\.", _SPECIFICATION.read_text())
+    assert other is not None
+    return {**found, "other": meaning(other[1])}
 
 
 TABLE = table()

@@ -344,8 +344,9 @@ class Committer:
                 "the store fails (%s): going on from memory, %d bytes at most", error, self._settings.memory_limit
             )
         self.problem = str(error)
-        self._retry_at = self._clock.monotonic() + self._retry_s
-        self._retry_s = min(self._retry_s * 2, RETRY_S[1])
+        if doing == "write" or self._retry_at is None:  # who reads asks again and again
+            self._retry_at = self._clock.monotonic() + self._retry_s
+            self._retry_s = min(self._retry_s * 2, RETRY_S[1])
 
     def _recover(self) -> None:
         if self.problem:

@@ -15,6 +15,7 @@ from gateway.buffer.database import CorruptError
 from gateway.buffer.entries import NO_ROWS, RECORDS, Flown, encode_records
 from gateway.buffer.recovery import sort_out
 from gateway.buffer.ring import create, recover
+from gateway.errors import StoreError
 from gateway.model import GapReason, Lane, Record, RecordKind
 from gateway.protocol.messages import GapBody
 from gateway.testing.loop import run
@@ -212,3 +213,31 @@ def test_what_a_crash_left_is_on_disk_at_once(tmp_path: Path) -> None:
         return sorted(sink.numbers)
 
     assert run(main()) == [1, 2]
+
+
+def test_who_asks_the_disk_every_second_does_not_keep_it_from_being_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        machine = Machine(tmp_path)
+        buffer = await machine.start()
+        await buffer.append([row(1)])
+        await asyncio.sleep(0.6)
+        store, stream = buffer._committer.store, live(buffer)
+
+        def fail(*_: object) -> None:
+            raise StoreError("the store is not open")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(store, "commit", fail)
+            await buffer.append([row(2)])
+            await asyncio.sleep(200)  # the pauses between the tries have grown to a minute
+        monkeypatch.setattr(store, "read", fail)
+        for _ in range(70):
+            with pytest.raises(StoreError):
+                await buffer.fetch(stream, 1, 1000)
+            await asyncio.sleep(1)
+        assert buffer.stats()["commits"] == 2
+        await machine.stop()
+
+    run(main())

@@ -69,8 +69,9 @@ class App:
             {device.name: device.tags for device in config.devices},
             {name: [p.name for p in each.values() if p.write is not None] for name, each in points.items()},
             self._vitals,
+            self._name,
         )
-        self._uplink = Uplink(config.uplink, buffer, self._router, clock, about)
+        self._uplink = Uplink(config.uplink, buffer, self._router, clock, about, state_dir=config.gateway.state_dir)
         self._health = Health(clock, self._notifier, buffer.probe, self._supervisor.overdue, self._sentence)
 
     @classmethod

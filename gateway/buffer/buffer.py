@@ -326,11 +326,11 @@ class Buffer:
             self._shelf.move(found, self._shelf.current[found.lane])  # what the disk did not take
         self._news()
 
-    def online(self, up: bool) -> None:
+    def online(self, up: bool, patient: bool = False) -> None:
         """See `Outbox`."""
+        self._open.online(up, self._settings.commit_after / 2 if patient else self._settings.linger)
         if up is not self._online:
             self._online = up
-            self._open.online(up)
             self._committer.look()
 
     def listen(self, wake: Callable[[], None]) -> None:

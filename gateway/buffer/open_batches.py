@@ -92,9 +92,10 @@ class OpenBatches:
         elif self._online:
             batch.timer = self._loop.call_later(self._linger_s, self.close, lane)
 
-    def online(self, up: bool) -> None:
-        """Whether a session takes records."""
+    def online(self, up: bool, linger_s: float) -> None:
+        """Whether a session takes records, and how long a batch that is begun from now on waits for more rows."""
         self._online = up
+        self._linger_s = linger_s
         for lane, batch in self._lanes.items():
             if up and batch.rows and batch.timer is None:
                 self._set_timer(lane, batch)

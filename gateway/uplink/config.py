@@ -17,7 +17,6 @@ PING_METERED_S: Final = 50.0
 """Below the minute after which many balancers and mobile networks forget an idle connection."""
 PING_MAX_S: Final = 110.0
 """A server may drop a session that it has not heard from for 120 s."""
-LINGER_METERED_S: Final = 1.0
 
 
 class Standby(StrEnum):
@@ -127,12 +126,6 @@ class Endpoint(Table, frozen=True, kw_only=True):
         Duration | None,
         Key("ping after this much silence; default 20s, metered 50s", min=1, max=PING_MAX_S, example='"20s"'),
     ] = None
-    linger: Annotated[
-        Duration | None,
-        Key(
-            "gather readings for this long into one message, even on an idle link; metered: 1s", max=60, example='"1s"'
-        ),
-    ] = None
     backfill_rate: Annotated[
         int | None, Key("readings per second of a backlog at most; new ones are not held back", min=1, example="1000")
     ] = None
@@ -151,11 +144,6 @@ class Endpoint(Table, frozen=True, kw_only=True):
     @property
     def ping_s(self) -> float:
         return self.ping_interval or (PING_METERED_S if self.metered else PING_S)
-
-    @property
-    def linger_s(self) -> float | None:
-        """None: nothing waits on an idle link."""
-        return LINGER_METERED_S if self.linger is None and self.metered else self.linger
 
     @property
     def trusted_time(self) -> bool:

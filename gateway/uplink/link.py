@@ -37,10 +37,13 @@ from gateway.uplink.auth import Credential
 from gateway.uplink.certificate import pin
 from gateway.uplink.config import Endpoint, Speech
 from gateway.uplink.dial import dial, talk_through
+from gateway.uplink.meter import wire_bytes
 from gateway.uplink.proxy import talk
 from gateway.uplink.reactions import Kind, Reaction, Refused
 
 CLOSE_WITHIN_S: Final = 1.0
+MAX_PLAIN_BYTES: Final = 1 << 20
+"""Of what a plain peer says: it may echo what it was sent."""
 WRITE_LIMIT_BYTES: Final = 64 * 1024
 USER_AGENT: Final = "gateway"
 _NOT_YET_VALID: Final = 9  # X509_V_ERR_CERT_NOT_YET_VALID
@@ -51,8 +54,9 @@ _library_log = logging.getLogger("gateway.uplink.websocket")
 class Link:
     """An open connection."""
 
-    def __init__(self, connection: ClientConnection) -> None:
+    def __init__(self, connection: ClientConnection, text_only: bool) -> None:
         self._connection = connection
+        self._text_only = text_only
 
     def send(self, frame: bytes) -> None:
         """Hands one text frame to the socket's buffer; never waits. A connection that has ended drops it; `receive`
@@ -76,26 +80,34 @@ class Link:
             raise LinkError(f"connection lost: {error}") from error
 
     async def receive(self) -> bytes:
-        """The next text frame.
+        """The next frame.
 
         Raises:
             Refused: the connection was closed.
-            RemoteProtocolError: a binary frame.
+            RemoteProtocolError: a binary frame, where only text is spoken.
         """
         try:
             frame = await self._connection.recv()
         except ConnectionClosed as error:
             raise Refused(_closed(error)) from error
-        if isinstance(frame, bytes):
+        if isinstance(frame, str):
+            return frame.encode()
+        if self._text_only:
             raise RemoteProtocolError("a binary frame", CloseCode.UNSUPPORTED_DATA)
-        return frame.encode()
+        return frame
 
-    async def ping(self) -> None:
-        """Sends a ping and waits for its pong. Raises Refused."""
+    async def ping(self, number: int) -> None:
+        """Sends a ping and waits for its pong; each number once, 0 as often as wanted. Raises Refused."""
         try:
-            await (await self._connection.ping())
+            await (await self._connection.ping(str(number) if number else None))
         except ConnectionClosed as error:
             raise Refused(_closed(error)) from error
+
+    @property
+    def wire_bytes(self) -> int:
+        """What this connection has cost so far, both ways."""
+        sock: socket.socket | None = self._connection.transport.get_extra_info("socket")
+        return wire_bytes(sock) if sock is not None else 0
 
     def abort(self) -> None:
         """Drops the connection without a word."""
@@ -127,7 +139,7 @@ async def open_link(endpoint: Endpoint, credential: Credential) -> Link:
     except BaseException:
         connection.transport.abort()
         raise
-    return Link(connection)
+    return Link(connection, endpoint.protocol is Speech.GATEWAY)
 
 
 async def _reach(endpoint: Endpoint, credential: Credential) -> socket.socket:
@@ -160,7 +172,7 @@ async def _secure(sock: socket.socket, endpoint: Endpoint, credential: Credentia
         uri,
         extensions=[deflate],
         subprotocols=[Subprotocol(SUBPROTOCOL)] if endpoint.protocol is Speech.GATEWAY else None,
-        max_size=MAX_DOWN_BYTES,
+        max_size=MAX_DOWN_BYTES if endpoint.protocol is Speech.GATEWAY else MAX_PLAIN_BYTES,
         logger=_library_log,
     )
     try:

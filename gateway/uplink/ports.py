@@ -55,8 +55,9 @@ class Outbox(Protocol):
         """The sink knows more of this stream than was ever sent, so this gateway is a restored copy: what is un-acked
         moves to a new stream, loudly."""
 
-    def online(self, up: bool) -> None:
-        """Whether a session takes records at present; offline, the buffer commits in groups by time and size."""
+    def online(self, up: bool, patient: bool = False) -> None:
+        """Whether a session takes records at present; offline, the buffer commits in groups by time and size. With
+        `patient` every message costs money: batches gather for as long as leaves time for the ack before the disk."""
 
     def listen(self, wake: Callable[[], None]) -> None:
         """`wake` is called whenever there is something new to fetch or to close. One listener."""

@@ -46,10 +46,11 @@ class Span(NamedTuple):
 class Heard(NamedTuple):
     """What became of one statement."""
 
-    offset_ms: int
-    error_ms: int
     complaint: str
     """Empty, or why this statement is not believed."""
+    offset_ms: int = 0
+    error_ms: int | None = None
+    """None: no time is known yet."""
 
 
 class ServerTime:
@@ -61,17 +62,17 @@ class ServerTime:
         """What contradicts what the same endpoint said before."""
         self._believed: Span | None = None
 
-    def heard(self, endpoint: int, utc_ms: int, rtt_s: float, boot_s: float) -> Heard | None:
-        """A welcome that was awaited for `rtt_s` says that it is `utc_ms`. None: no time, and none is known yet."""
+    def heard(self, endpoint: int, utc_ms: int, rtt_s: float, boot_s: float) -> Heard:
+        """A welcome that was awaited for `rtt_s` says that it is `utc_ms`."""
         complaint = self._take(endpoint, utc_ms, rtt_s, boot_s)
         self._believed = self._agreed(boot_s)
         if self._believed is None:
-            return None
+            return Heard(complaint)
         low_ms, high_ms, _ = self._believed
         if not complaint and not self._said[endpoint].at(boot_s).meets(self._believed):
             complaint = "it contradicts the time that is believed"
         offset_ms = round((low_ms + high_ms) / 2)
-        return Heard(offset_ms, max(1, round((high_ms - low_ms) / 2 + 0.5)), complaint)
+        return Heard(complaint, offset_ms, max(1, round((high_ms - low_ms) / 2 + 0.5)))
 
     def _take(self, endpoint: int, utc_ms: int, rtt_s: float, boot_s: float) -> str:
         if not EARLIEST_MS <= utc_ms <= LATEST_MS:

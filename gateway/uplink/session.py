@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
 from gateway.clock import Clock
 from gateway.errors import AuthError, LinkError, LocalProtocolError, RemoteProtocolError, StoreError
-from gateway.model import Json, Lane
+from gateway.model import Json, Lane, Record
 from gateway.protocol import outputs
 from gateway.protocol.client import ClientSession
 from gateway.protocol.messages import MAX_MESSAGE_BYTES, decode_from_server
@@ -23,6 +23,8 @@ from gateway.uplink import reactions
 from gateway.uplink.auth import Credentials
 from gateway.uplink.config import Endpoint
 from gateway.uplink.link import Link, open_link
+from gateway.uplink.metering import Throttle
+from gateway.uplink.plain import PlainSession
 from gateway.uplink.ports import Commands, Outbox
 from gateway.uplink.reactions import Kind, Reaction, Refused
 
@@ -31,13 +33,19 @@ RETIRE_WITHIN_S: Final = 10.0
 DRAIN_WITHIN_S: Final = 30.0
 """The socket took nothing for so long: longer than every other limit, the last to speak."""
 READ_AGAIN_S: Final = 1.0
+SIP_BYTES: Final = 16 * 1024
+"""Of a backlog that is held to a rate, at a time."""
+Session = ClientSession | PlainSession
 _log = logging.getLogger(__name__)
 
 
 class House(Protocol):
     """What a carrier tells the uplink."""
 
-    def welcomed(self, number: int, sink: str) -> None: ...
+    def welcomed(self, number: int, welcome: outputs.Welcomed) -> None: ...
+
+    def cost(self, number: int, size: int) -> None:
+        """So many bytes more on the wire."""
 
     def acked(self, number: int) -> None: ...
 
@@ -69,7 +77,7 @@ class Carrier:
         self,
         number: int,
         endpoint: Endpoint,
-        session: ClientSession,
+        session: Session,
         standby: bool,
         outbox: Outbox,
         commands: Commands,
@@ -93,6 +101,11 @@ class Carrier:
         self._wake = asyncio.Event()
         self._due = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
+        self.readings = True
+        self._throttle = Throttle(endpoint.backfill_rate, clock.monotonic()) if endpoint.backfill_rate else None
+        self._backlog: set[str] = set()
+        """Sealed streams of readings."""
+        self._counted = 0
         self._results_due = False
         self._unreadable: set[str] = set()
         """Streams that are left out until the disk is asked again."""
@@ -131,6 +144,12 @@ class Carrier:
         asyncio.get_running_loop().call_later(RETIRE_WITHIN_S, self._wake.set)
         self._wake.set()
 
+    def allow(self, readings: bool) -> None:
+        """Whether there is budget for more than alarms and results."""
+        if readings is not self.readings:
+            self.readings = readings
+            self._wake.set()
+
     def stats(self, values: dict[str, Json]) -> None:
         for output in self.session.stats(values):
             self._at_once(output)
@@ -153,6 +172,7 @@ class Carrier:
         finally:
             if self._timer is not None:
                 self._timer.cancel()
+            self._count()
             self._link.abort()
 
     async def _converse(self) -> Exception:
@@ -205,8 +225,12 @@ class Carrier:
     async def _read(self) -> None:
         assert self._link is not None
         while True:
-            message = decode_from_server(await self._link.receive())
-            await self._perform(self.session.receive(message, self._clock.monotonic()))
+            frame = await self._link.receive()
+            now = self._clock.monotonic()
+            if isinstance(self.session, PlainSession):
+                await self._perform(self.session.receive(frame, now))
+            else:
+                await self._perform(self.session.receive(decode_from_server(frame), now))
             self._wake.set()
 
     async def _pump(self) -> None:
@@ -221,12 +245,15 @@ class Carrier:
             while (fetch := self._want()) is not None:
                 try:
                     records = await self._outbox.fetch(fetch.stream, fetch.seq, fetch.max_bytes)
-                    await self._perform(self.session.fetched(fetch, records, self._clock.monotonic()))
+                    said = self.session.fetched(fetch, records, self._clock.monotonic())
+                    self._spend(fetch, records, said)
+                    await self._perform(said)
                 except StoreError:  # the buffer says so, and turns what is lost into a gap
                     self._leave_out(fetch.stream)
                     continue
                 if self._link.full:
                     await self._drain(self._link)
+            self._count()
             if self._retiring is not None:
                 await self._retire(*self._retiring)
 
@@ -237,12 +264,36 @@ class Carrier:
             return None
         news = self._wake.is_set()
         for lane in (Lane.ALARM, Lane.LIVE):
-            if session.idle(lane):
+            if session.idle(lane) and (lane is Lane.ALARM or not self.endpoint.metered):
                 self._outbox.close(lane)
         if not news:
             self._wake.clear()  # what was closed here is among the offers below: it need not wake us again
-        session.update([offer for offer in self._outbox.offers() if offer.stream not in self._unreadable])
-        return session.want()
+        offers = [offer for offer in self._outbox.offers() if offer.stream not in self._unreadable]
+        session.update(offers)
+        if self._throttle is None:
+            return session.want(self.readings)
+        self._backlog = {offer.stream for offer in offers if offer.sealed and offer.lane is Lane.LIVE}
+        wait_s = self._throttle.wait_s(self._clock.monotonic()) if self._backlog else 0.0
+        if wait_s:
+            asyncio.get_running_loop().call_later(wait_s, self._wake.set)
+        fetch = session.want(self.readings, not wait_s)
+        if fetch is not None and fetch.stream in self._backlog:
+            return fetch._replace(max_bytes=min(fetch.max_bytes, SIP_BYTES))
+        return fetch
+
+    def _spend(self, fetch: outputs.Fetch, records: Sequence[Record], said: Iterable[outputs.Output]) -> None:
+        if self._throttle is not None and fetch.stream in self._backlog:
+            held = [output.upto for output in said if isinstance(output, outputs.Hold) and output.upto]
+            sent = [record.readings for record in records if not held or record.upto <= max(held)]
+            self._throttle.spend(sum(sent))
+
+    def _count(self) -> None:
+        """Tells what this connection has cost since it was last asked."""
+        if self._link is not None and self.endpoint.daily_budget is not None:
+            cost = self._link.wire_bytes
+            if cost > self._counted:
+                self._house.cost(self.number, cost - self._counted)
+                self._counted = cost
 
     def _leave_out(self, stream: str) -> None:
         """The disk does not give it: the others go on, above all those that are in memory."""
@@ -275,6 +326,7 @@ class Carrier:
             deadline = self.session.deadline()
             if deadline is not None and now >= deadline:
                 await self._perform(self.session.tick(now))
+                self._count()
             self._arm()
 
     def _arm(self) -> None:
@@ -305,8 +357,8 @@ class Carrier:
                         stream,
                     )
                     await self._outbox.distrust(stream)
-                case outputs.Ping():
-                    self._tasks.create_task(self._ping(), name=f"ping {self.endpoint.label}")
+                case outputs.Ping(number):
+                    self._tasks.create_task(self._ping(number), name=f"ping {self.endpoint.label}")
                 case outputs.Dead(reason):
                     raise Refused(Reaction(Kind.RETRY, reason))
                 case _:
@@ -326,8 +378,8 @@ class Carrier:
                 self._house.hold(self.number, stream, upto)
             case outputs.Seal(lane):
                 self._outbox.seal(lane)
-            case outputs.Welcomed(sink, _):
-                self._house.welcomed(self.number, sink)
+            case outputs.Welcomed():
+                self._house.welcomed(self.number, output)
             case outputs.Suspect():
                 self._house.suspect(self.number)
             case outputs.Recovered():
@@ -335,7 +387,9 @@ class Carrier:
             case outputs.MoveAsked():
                 self._house.move(self.number, output)
             case outputs.Complaint(reason):
-                _log.warning("%s says: %s", self.endpoint.label, reason[:500])
+                if not self._complained:  # it closes next; one that goes on talking is not listened to
+                    _log.warning("%s says: %s", self.endpoint.label, reason[:500])
+                self._complained = True
             case outputs.Execute(command):
                 self._commands.receive(command)
             case outputs.Missing(ids):
@@ -346,10 +400,12 @@ class Carrier:
             case _:
                 raise LocalProtocolError(f"{output!r} cannot be done at once")
 
-    async def _ping(self) -> None:
+    async def _ping(self, number: int) -> None:
         assert self._link is not None
-        await self._link.ping()
-        self.session.pong(self._clock.monotonic())
+        await self._link.ping(number)
+        await self._perform(self.session.pong(self._clock.monotonic(), number))
+        if number:
+            self._wake.set()  # an ack: there is room for more
 
 
 def _first(group: BaseExceptionGroup[Exception]) -> Exception:

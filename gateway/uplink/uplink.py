@@ -11,19 +11,25 @@ import logging
 import random as _random
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from gateway.clock import Clock
+from gateway.codec.path import Path as JsonPath
 from gateway.model import Json, Lane, Trust
 from gateway.protocol.client import ClientSession
 from gateway.protocol.manifest import Manifest
-from gateway.protocol.outputs import MoveAsked
-from gateway.uplink.config import UplinkSettings
-from gateway.uplink.connections import Action, Activate, Connect, Retire, State
+from gateway.protocol.outputs import MoveAsked, Welcomed
+from gateway.protocol.watch import Watch as SessionWatch
+from gateway.uplink.config import AckPath, Speech, UplinkSettings, promise
+from gateway.uplink.connections import Action, Activate, Connect, Retire, Spending, State
 from gateway.uplink.failover import Failover
+from gateway.uplink.meter import Meter
+from gateway.uplink.plain import PlainSession
 from gateway.uplink.ports import Commands, Outbox
 from gateway.uplink.reactions import Reaction
-from gateway.uplink.session import Carrier, Self
+from gateway.uplink.servertime import ServerTime
+from gateway.uplink.session import Carrier, Self, Session
 from gateway.uplink.watch import Watch
 
 LIVE_FIRST_RECORDS: Final = 200
@@ -44,6 +50,8 @@ class About(NamedTuple):
     """Device → points that accept a write."""
     stats: Callable[[], dict[str, Json]] = dict
     """Once a minute."""
+    name: str = ""
+    """Of this gateway, for endpoints that do not know it from the handshake."""
 
 
 class _Trouble:
@@ -66,6 +74,7 @@ class Uplink:
         clock: Clock,
         about: About,
         random: Callable[[], float] = _random.random,
+        state_dir: Path | None = None,
     ) -> None:
         self._endpoints = settings.endpoint
         self._outbox = outbox
@@ -80,11 +89,15 @@ class Uplink:
         self._active_since = clock.monotonic()
         self._held: dict[str, dict[int, int]] = {}
         """Stream → connection → number up to which it has the stream in flight."""
-        self._online = False
+        self._online = self._patient = False
         self._stopping = False
         """A connection may end in the very moment in which we are told to."""
         self._sealed_at: float | None = None
         self._trouble = [_Trouble() for _ in settings.endpoint]
+        self._patience_s = [0.0 for _ in settings.endpoint]
+        """Endpoint → how long its next session waits for the first ack, when the last one waited in vain."""
+        self._meter = Meter(settings.endpoint, state_dir, clock.monotonic())
+        self._server_time = ServerTime() if settings.use_server_time else None
         self._watches = [Watch(each) for each in settings.endpoint]
         self._changed = asyncio.Event()
         self._tasks: asyncio.TaskGroup
@@ -103,6 +116,7 @@ class Uplink:
                     self._stopping = True
         finally:
             self._outbox.online(False)
+            self._meter.close(self._clock.monotonic())
 
     async def _keep_time(self) -> None:
         while True:
@@ -111,6 +125,7 @@ class Uplink:
             for index, watch in enumerate(self._watches):
                 self._act(self._failover.renewed(index, watch.look(utc_s), now))
             self._act(self._failover.tick(now))
+            await self._keep_books(now, utc_s)
             self._manifest.keep({offer.stream for offer in self._outbox.offers()} | self._held.keys())
             self._changed.clear()  # nothing was awaited since: whatever has set it is in this deadline
             deadline = self._failover.deadline(now)
@@ -120,6 +135,15 @@ class Uplink:
                     await self._changed.wait()
             except TimeoutError:
                 pass
+
+    async def _keep_books(self, now: float, utc_s: float | None) -> None:
+        for index, spending in self._meter.look(now, None if utc_s is None else int(utc_s * 1000)).items():
+            self._act(self._failover.spent(index, spending, now))
+            for carrier in self._carriers.values():
+                if carrier.endpoint is self._endpoints[index]:
+                    carrier.allow(readings=spending is Spending.WITHIN)
+        self._tell_buffer()
+        await self._meter.keep(now)
 
     def _utc_s(self) -> float | None:
         """None while nobody knows it."""
@@ -154,7 +178,7 @@ class Uplink:
         carrier = Carrier(
             number,
             endpoint,
-            ClientSession(self._manifest, endpoint.label, standby),
+            self._session(index, standby),
             standby,
             self._outbox,
             self._commands,
@@ -165,6 +189,14 @@ class Uplink:
         self._carriers[number] = carrier
         self._tasks.create_task(self._carry(carrier, index), name=f"uplink to {endpoint.label}")
 
+    def _session(self, index: int, standby: bool) -> Session:
+        endpoint = self._endpoints[index]
+        watch = SessionWatch(endpoint.ping_s, self._patience_s[index])
+        if endpoint.protocol is Speech.GATEWAY:
+            return ClientSession(self._manifest, endpoint.label, standby, watch)
+        ack = JsonPath.of(endpoint.ack.path) if isinstance(endpoint.ack, AckPath) else endpoint.ack
+        return PlainSession(self._manifest, endpoint.url, self._about.name, ack, watch)
+
     async def _carry(self, carrier: Carrier, index: int) -> None:
         reaction = await carrier.run()
         del self._carriers[carrier.number]
@@ -173,6 +205,8 @@ class Uplink:
         if carrier is self._active:
             self._active = None
             self._active_since = self._clock.monotonic()
+        if carrier.session.suspect:
+            self._patience_s[index] = 2 * carrier.session.ack_timeout_s
         if not carrier.retired:
             self._tell_failure(index, reaction)
         self._act(self._failover.failed(carrier.number, reaction, carrier.version, self._clock.monotonic()))
@@ -184,7 +218,7 @@ class Uplink:
             self._active.pause()
         self._active = carrier
         self._active_since = self._clock.monotonic()
-        _log.info("uplink: sending to %s", carrier.endpoint.label)
+        _log.info("uplink: sending to %s, %s", carrier.endpoint.label, promise(carrier.endpoint))
         carrier.activate()
         carrier.stats(self._about.stats())
 
@@ -197,15 +231,35 @@ class Uplink:
 
     # ── what the connections tell ────────────────────────────────────────────────────────────────────────────────
 
-    def welcomed(self, number: int, sink: str) -> None:
+    def welcomed(self, number: int, welcome: Welcomed) -> None:
         carrier = self._carriers[number]
-        trouble = self._trouble[self._endpoints.index(carrier.endpoint)]
+        trouble = self._trouble[self._index(carrier)]
         if trouble.count:
             _log.info("uplink: %s is back after %d failed attempts", carrier.endpoint.label, trouble.count)
             trouble.count = 0
-        self._act(self._failover.opened(number, sink, self._clock.monotonic(), carrier.version))
+        self._learn_time(carrier, welcome)
+        self._act(self._failover.opened(number, welcome.sink, self._clock.monotonic(), carrier.version))
+
+    def _learn_time(self, carrier: Carrier, welcome: Welcomed) -> None:
+        if self._server_time is None or not welcome.utc_ms or not carrier.endpoint.trusted_time:
+            return
+        boot_s = self._clock.boot_ns() / 1e9
+        heard = self._server_time.heard(self._index(carrier), welcome.utc_ms, welcome.waited_s, boot_s)
+        if heard.complaint:
+            _log.warning("uplink: the time of %s is not believed: %s", carrier.endpoint.label, heard.complaint)
+        if heard.error_ms is not None:
+            self._clock.learn(heard.offset_ms, heard.error_ms)
+
+    def _index(self, carrier: Carrier) -> int:
+        return self._endpoints.index(carrier.endpoint)
+
+    def cost(self, number: int, size: int) -> None:
+        if number in self._carriers:
+            self._meter.count(self._index(self._carriers[number]), size)
+            self._changed.set()
 
     def acked(self, number: int) -> None:
+        self._patience_s[self._index(self._carriers[number])] = 0.0
         self._failover.acked(number, self._clock.monotonic())
 
     def hold(self, number: int, stream: str, upto: int) -> None:
@@ -249,10 +303,12 @@ class Uplink:
             self._active.wake_results()
 
     def _tell_buffer(self) -> None:
-        up = self._active is not None and not self._active.session.suspect
-        if up != self._online:
-            self._online = up
-            self._outbox.online(up)
+        active = self._active
+        up = active is not None and active.readings and not active.session.suspect
+        patient = active is not None and active.endpoint.metered
+        if (up, patient) != (self._online, self._patient):
+            self._online, self._patient = up, patient
+            self._outbox.online(up, patient)
 
     # ── for people ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -291,6 +347,8 @@ class Uplink:
         return {
             "name": self._endpoints[index].label,
             "url": self._endpoints[index].url,
+            "promise": promise(self._endpoints[index]),
+            "budget": self._meter.status(index),
             "state": ", ".join(words),
             "last_error": trouble.reason or None,
             "failures": trouble.count,

@@ -45,7 +45,7 @@ class MemoryOutbox:
         self.rows: dict[Lane, list[object]] = {Lane.ALARM: [], Lane.LIVE: []}
         self.keep_acked = keep_acked
         self.held: dict[str, int] = {}
-        self.up = False
+        self.up = self.patient = False
         self.age_s = 0.0
         self.fills: list[tuple[str, str, int, int]] = []
         self.sealed: list[str] = []
@@ -142,8 +142,8 @@ class MemoryOutbox:
                 fresh.add(record.kind, record.body)
         self.wake()
 
-    def online(self, up: bool) -> None:
-        self.up = up
+    def online(self, up: bool, patient: bool = False) -> None:
+        self.up, self.patient = up, patient
 
     def listen(self, wake: Callable[[], None]) -> None:
         self._wakes.append(wake)

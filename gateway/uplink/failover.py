@@ -261,7 +261,11 @@ class Failover:
         carrier = self._carrier()
         if carrier is not None and any(standby.sink == carrier.sink for standby in self._standbys()):
             return  # it takes over as soon as it may
-        busy = {c.endpoint for c in connecting} | {c.endpoint for c in self._standbys()}
+        waiting = {c.endpoint for c in self._standbys()}
+        busy = {c.endpoint for c in connecting} | waiting
+        if waiting - suspects:
+            # perhaps it was only that connection; but not where this one never had an ack
+            busy |= {c.endpoint for c in self._connections.values() if c.state is State.SUSPECT and not c.acked_since}
         # best first; but none again before the others had their turn, and last what is suspect right now
         free = [index for index in self._available(now, breaker=False) if index not in busy]
         turn = [(i in suspects, self._endpoints[i].spending, self._endpoints[i].failed_at, i) for i in free]

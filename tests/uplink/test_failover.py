@@ -273,6 +273,45 @@ def test_a_suspect_is_not_hedged_on_another_sink_until_it_is_given_up() -> None:
     assert Activate(2) in world.machine.failed(first, LOST, b"", world.now)
 
 
+@pytest.mark.parametrize(("sinks", "after_s"), [("nn", 0.75), ("ns", 3.75)])
+@pytest.mark.parametrize("random", [0.0, 0.5, 0.99])
+def test_a_server_that_welcomes_and_never_acks_is_left_for_one_that_does(
+    sinks: str, after_s: float, random: float
+) -> None:
+    """Whatever its place: after the time for an ack on the same sink, and when it is given up on another."""
+    machine = Failover((False, False), Standby.AUTO, lambda: random)
+    carries: dict[int, float] = {}
+    suspects: dict[int, float] = {}
+    opening: dict[int, tuple[int, float]] = {}
+    actions, now, served = machine.tick(0.0), 0.0, None
+    while served is None and now < 60:
+        for action in actions:
+            match action:
+                case Connect(number, endpoint, _):
+                    opening[number] = endpoint, now + 0.05
+                case Activate(number):
+                    carries[number] = now
+                case Retire(number, _):
+                    carries.pop(number, None)
+        now += 0.05
+        actions = machine.tick(now)
+        for number, (endpoint, at) in list(opening.items()):
+            if now >= at:
+                actions += machine.opened(number, sinks[endpoint], now)
+                opening[number] = endpoint, float("inf")
+        for number, since in list(carries.items()):
+            if opening[number][0] == 1:
+                served = now
+            elif now >= since + 0.7 and number not in suspects:
+                suspects[number] = now
+                actions += machine.suspect(number, now)
+            elif now >= since + 3.7:
+                del carries[number]
+                actions += machine.failed(number, LOST, b"", now)
+    assert served is not None
+    assert served <= after_s + 0.2
+
+
 def test_a_suspect_that_recovers_goes_on_when_nobody_took_over_and_waits_in_line_when_somebody_did() -> None:
     alone, pair = World([always]), World([always, always])
     for world in (alone, pair):

@@ -13,13 +13,13 @@ And the other way round: no gap without a reason, none over what its own sink ha
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 from gateway.model import GapReason, RecordKind
 from gateway.protocol import batch
 from gateway.protocol.messages import GapBody
 from tests.conservation.site import Storage, Stored
-from tests.conservation.taps import numbers
+from tests.conservation.taps import Made, numbers
 from tests.conservation.world import World, payload
 
 READINGS = 2
@@ -44,6 +44,8 @@ class Judge:
         self._world = world
         self._made = world.witness.made
         self.wrong: list[str] = list(world.witness.violations)
+        self._lost: set[tuple[str, int]] = set()
+        """Reported by a gap."""
         self._accounts = [_Account(storage) for storage in world.stores]
 
     def verdict(self) -> list[str]:
@@ -110,32 +112,27 @@ class Judge:
 
     # ── gaps ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _named(self, stream: str, first: int, last: int) -> Iterator[tuple[int, bytes, int]]:
-        made = self._made.get(stream, {})
-        for seq in range(first, last + 1):
-            each = made.get(seq)
-            if each is not None and each.kind is RecordKind.BATCH:
-                yield seq, each.body, each.readings
-
     def _weigh(self, account: _Account, stream: str, stored: Stored, body: GapBody) -> None:
         """One gap: is there a reason for it, does it count right, does its own sink have what it says is lost?"""
         world, reason = self._world, body.reason
         where = f"gap {stored.first}..{stored.last} of {stream} ({reason.value}, {body.readings})"
         if body.readings is None and b'"readings"' in stored.raw:
             world.seen["part of a gap"] += 1
-        batches = list(self._named(stream, stored.first, stored.last))
+        batches = list(world.witness.named(stream, stored.first, stored.last))
         if not self._has_reason(reason):
             self.wrong.append(f"{where}: nothing had to be given up")
-        lost = sum(readings for _, _, readings in batches)
+        if reason is not GapReason.STORED_ELSEWHERE:
+            self._lost.update((name, seq) for name, seq, _ in batches)
+        lost = sum(made.readings for _, _, made in batches)
         if reason in (GapReason.EVICTED, GapReason.EXPIRED, GapReason.OVERFLOW) and body.readings not in (None, lost):
             self.wrong.append(f"{where} says so, and took {lost}")
         if reason is GapReason.STORED_ELSEWHERE:
             world.seen["gap of stored_elsewhere"] += 1
-            self._is_elsewhere(account, where, stream, batches)
-        for _, raw, _ in batches:
-            for number in numbers(raw):
+            self._is_elsewhere(account, where, batches)
+        for home_stream, _, made in batches:
+            for number in numbers(made.body):
                 home = account.rows.get(number)
-                if home is not None and home[0] == stream and number not in world.may_be_twice:
+                if home is not None and home[0] == home_stream and number not in world.may_be_twice:
                     self.wrong.append(f"{where}: {number} is stored at {home}")
 
     def _has_reason(self, reason: GapReason) -> bool:
@@ -152,17 +149,17 @@ class Judge:
             case GapReason.CORRUPT:
                 return world.rotten
             case GapReason.UNSENT:
-                return bool(any(store.lost for store in world.stores) or len(world.stores) > 1 or world.seen["cloned"])
+                return any(store.lost for store in world.stores) or len(world.stores) > 1 or world.rotten
             case GapReason.STORED_ELSEWHERE:
                 return len(world.stores) > 1
             case _:
                 return False
 
-    def _is_elsewhere(self, account: _Account, where: str, stream: str, batches: list[tuple[int, bytes, int]]) -> None:
+    def _is_elsewhere(self, account: _Account, where: str, batches: Sequence[tuple[str, int, Made]]) -> None:
         """Another sink has it, or had it until a backup was restored there, and does not say that this one has it."""
         others = [each for each in self._accounts if each is not account]
-        for seq, raw, _ in batches:
-            for number in numbers(raw):
+        for stream, seq, made in batches:
+            for number in numbers(made.body):
                 if not any(number in each.rows or number in each.dead or _lost(each, stream, seq) for each in others):
                     self.wrong.append(f"{where}: {number} ({seq}) is nowhere else")
 
@@ -188,30 +185,37 @@ class Judge:
             self.wrong.append(f"{number} is missing and not reported: it was {homes.get(number, 'in no batch')}")
 
     def _oversize(self, missing: set[int]) -> None:
-        gaps = {
-            (stream, stored.first)
+        """Rows that are too large for any batch are gaps from the beginning."""
+        told = sum(
+            self._tells(stream, seq) or self._out_of_reach(stream, seq)
+            for stream, made in self._made.items()
+            for seq, each in made.items()
+            if each.kind is RecordKind.GAP and GapReason.OVERSIZE.value.encode() in each.body
+        )
+        if len(missing) > told + self._world.gaps_may_be_lost:
+            self.wrong.append(f"{len(missing)} rows were too large, and {told} gaps say so")
+
+    def _tells(self, stream: str, seq: int) -> bool:
+        return any(
+            name == stream and stored.first <= seq <= stored.last
             for account in self._accounts
-            for stream, stored, body in account.gaps
-            if body.reason is GapReason.OVERSIZE
-        }
-        if len(missing) > len(gaps) + self._world.gaps_may_be_lost:
-            self.wrong.append(f"{len(missing)} rows were too large, and {len(gaps)} gaps say so")
+            for name, stored, _ in account.gaps
+        )
 
     def _reported(self, stream: str, seq: int) -> bool:
-        return any(
-            name == stream and stored.first <= seq <= stored.last and body.reason is not GapReason.STORED_ELSEWHERE
-            for account in self._accounts
-            for name, stored, body in account.gaps
-        )
+        return (stream, seq) in self._lost
 
     def _out_of_reach(self, stream: str, seq: int) -> bool:
         """A restored backup lost it, the gateway was told before that it is stored, and its latest hello had no reason or
-        no room (32 sealed streams) to offer the stream, or went to another sink."""
+        no room (32 sealed streams) to offer it, or went to another sink,
+        or the stream is distrusted and never used again."""
         world = self._world
         took = [storage for storage in world.stores if (stream, seq) in storage.lost]
         if not took or seq > world.witness.acked.get(stream, 0):
             return False
-        if stream in world.witness.offered and any(storage.id == world.last_sink for storage in took):
+        if stream in world.witness.distrusted:
+            return True
+        if seq < world.witness.offered.get(stream, 0) and all(storage.id == world.last_sink for storage in took):
             return False
         world.seen["a backup took what nobody offers any more"] += 1
         return True

@@ -24,6 +24,11 @@ from tests.conservation.disk import Thread
 from tests.conservation.path import Connection
 
 
+FOREVER_MS = 2**61
+"""A stamp that no sink takes: the batch is poison."""
+_FAR = str(FOREVER_MS)[:12].encode()
+
+
 class Stored(NamedTuple):
     first: int
     last: int
@@ -45,8 +50,6 @@ class Storage:
         self.failing = False
         self.lost: set[tuple[str, int]] = set()
         """(Stream, number) that a restored backup took."""
-        self.partial = 0
-        """Gaps of which a part was stored before."""
         self._backup: dict[str, list[Stored]] = {}
 
     def mark(self, stream: str) -> int:
@@ -116,12 +119,12 @@ class ModelSink:
             mark = records[-1].last if records else 0
             stored = entry.seq <= mark + 1 and entry.last > mark
             if stored:
-                body = entry.body
-                records.append(Stored(mark + 1, entry.last, entry.kind, entry.raw, body, entry.poison))
-                if isinstance(body, GapBody) and b'"readings"' in entry.raw and body.readings is None:
-                    storage.partial += 1
+                body, poison = entry.body, entry.poison
+                if isinstance(body, batch.Body) and _FAR in entry.raw:
+                    body, poison = None, "a time that is out of bounds"
                 if mark + 1 > entry.seq and isinstance(body, GapBody):
-                    records[-1] = records[-1]._replace(body=GapBody(body.reason))
+                    body = GapBody(body.reason)
+                records.append(Stored(mark + 1, entry.last, entry.kind, entry.raw, body, poison))
             verdicts.append(Verdict(records[-1].last if records else 0, stored))
         return verdicts
 

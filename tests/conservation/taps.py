@@ -20,7 +20,7 @@ from gateway.buffer.ring import Ring
 from gateway.buffer.schema import Loss
 from gateway.buffer.shelf import Shelf
 from gateway.buffer.streams import Held, Stream
-from gateway.model import Origin, RecordKind
+from gateway.model import Origin, Record, RecordKind
 from gateway.protocol import batch
 from gateway.protocol.client import ClientSession
 from gateway.protocol.manifest import Manifest
@@ -50,14 +50,32 @@ class Witness:
         """Stream → up to here some sink said that it has it, and the gateway heard it."""
         self.violations: list[str] = []
         self.seen: Counter[str] = Counter()
-        self.offered: set[str] = set()
-        """In the newest hello."""
+        self.moved: dict[tuple[str, int], tuple[str, int, int]] = {}
+        """New stream and number of a gap → where it was before."""
+        self.offered: dict[str, int] = {}
+        """Stream → its next number, in the newest hello."""
+        self.distrusted: set[str] = set()
         self.renumbered = False
         """Records were given new numbers, behind newer ones."""
 
     def inserted(self, held: Held) -> None:
         record = held.record
         self.note(record.stream, record.seq, Made(record.kind, record.body, record.readings, record.upto))
+
+    def named(self, stream: str, first: int, last: int) -> Iterator[tuple[str, int, Made]]:
+        """The batches that these numbers name: what a gap over them gives up."""
+        made = self.made.get(stream, {})
+        for seq in range(first, last + 1):
+            if (stream, seq) in self.moved:
+                yield from self.named(*self.moved[stream, seq])
+            elif seq in made and made[seq].kind is RecordKind.BATCH:
+                yield stream, seq, made[seq]
+
+    def renumber(self, old: Record, new: Record) -> None:
+        """A record has another identity from now on."""
+        if old.kind is RecordKind.GAP:
+            self.moved[new.stream, new.seq] = (old.stream, old.seq, old.upto)
+        self.renumbered = True
 
     def note(self, stream: str, seq: int, made: Made) -> None:
         known = self.made.setdefault(stream, {}).setdefault(seq, made)
@@ -173,7 +191,6 @@ class Taps:
             (Shelf, "shed", lambda *_, **__: lambda freed: count("shed") if freed else None),
             (Shelf, "recover", self._recover),
             (Shelf, "move", self._renumber),
-            (Committer, "move", self._renumber_disk),
             (ModelStore, "rescue", lambda *_, **__: count("rescue")),
             (Committer, "change", lambda *_, **__: count("append waits")),
             (Ring, "put", lambda *_, **__: lambda entry: count("ring full") if entry is None else None),
@@ -181,6 +198,7 @@ class Taps:
             (ClientSession, "_nack", lambda *_, **__: count("nack heard")),
             (ClientSession, "fetched", self._fetched),
             (ClientSession, "hello", self._hello),
+            (Manifest, "distrust", lambda _, stream: self.witness.distrusted.add(stream)),
             (Manifest, "went_back", lambda *_, **__: count("sink went back")),
             (Carrier, "_at_once", lambda _, output, *__, **___: self._output(output)),
             (Carrier, "_perform", self._perform),
@@ -210,12 +228,15 @@ class Taps:
         self.witness.seen["ring held rows"] += len(recovered.loose)
         self.witness.seen["ring held origins"] += len(recovered.origins)
 
-    def _renumber(self, *_: object, **__: object) -> None:
-        self.witness.renumbered = True
+    def _renumber(self, shelf: Shelf, stream: Stream, target: Stream, *_: object) -> Callable[[Any], None]:
+        before = [held.record for held in stream.fresh.values()]
 
-    def _renumber_disk(self, *_: object, **__: object) -> None:
-        self.witness.renumbered = True
-        self._count("moved on disk")
+        def told(_: object) -> None:
+            after = [held.record for held in target.fresh.values()][-len(before) :] if before else []
+            for old, new in zip(before, after, strict=True):
+                self.witness.renumber(old, new)
+
+        return told
 
     def _accept(self, ledger: OriginLedger, origin: Origin, *_: object, **__: object) -> None:
         session = ledger._sessions.get(origin.session, {})
@@ -229,7 +250,7 @@ class Taps:
 
     def _hello(self, session: ClientSession, *_: object, **__: object) -> Callable[[Any], None]:
         def told(_: object) -> None:
-            self.witness.offered = {offer.stream for offer in session._offered}
+            self.witness.offered = {offer.stream: offer.next for offer in session._offered}
 
         return told
 

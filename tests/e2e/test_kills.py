@@ -32,9 +32,10 @@ from gateway.demo.child import Child, until
 from gateway.demo.plant import Plant
 from gateway.demo.publisher import publisher
 from gateway.demo.world import World
+from gateway.model import Status
 from gateway.testing import broker
 from tests.e2e.conftest import numbers
-from tests.e2e.witness import Arrivals, Sensor, Witness, orderly
+from tests.e2e.witness import Arrivals, Sensor, Witness, orderly, statuses
 
 pytestmark = pytest.mark.skipif(broker.program() is None, reason="needs mosquitto")
 
@@ -155,6 +156,7 @@ class Assault:
             on_its_way = f", {len(missing)} on their way when it was killed" if missing else ""
             told.append(f"{each.name} {each.produced} produced, {len(stored)} stored{on_its_way}")
         orderly(self.world.database)
+        assert statuses(self.world.database) == {Status.GOOD}, "a kill takes no knowledge, so nothing is in doubt"
         records, rows = self._rescued()
         assert self.kills["gateway"] < 5 or (records and rows), "nothing was under way when it was killed"
         told.append(f"found in the flight ring: {records} batches, {rows} times rows that were in none")

@@ -169,6 +169,15 @@ class Arrivals:
         return not left
 
 
+def statuses(database: Path) -> set[str]:
+    """Of all values at the sink."""
+    with closing(_opened(database)) as db:
+        rows = db.execute(
+            "SELECT DISTINCT q.name FROM reading r JOIN status q ON q.id = r.status WHERE r.value IS NOT NULL"
+        )
+        return {name for (name,) in rows}
+
+
 def orderly(database: Path) -> None:
     """Nothing was given up, everything could be used, in each stream all is in order, of each answer all is there."""
     with closing(_opened(database)) as db:

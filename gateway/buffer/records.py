@@ -90,17 +90,18 @@ class Records:
             for key, rows, size in self._db.execute(f"SELECT id >> {SEQ_BITS}, count(*), {_SUM} FROM record GROUP BY 1")
         }
         names = {key: name for name, key in self._keys.items()}
+        for key, name in names.items():
+            rows, size = sums.get(key, (0, 0))
+            self.disks[name] = self.disks[name]._replace(rows=rows, bytes=size)
         for (number,) in self._db.execute("SELECT id FROM record WHERE origins IS NOT NULL").fetchall():
             name = names.get(number >> SEQ_BITS)
             if name is not None:
                 for stored in self.read(name, number & SEQ_MASK, 1):
                     if stored.record.origins:
                         self.origins.append((name, stored.record.seq, stored.record.origins))
-        for name, key in list(self._keys.items()):
-            rows, size = sums.get(key, (0, 0))
-            self.disks[name] = self.disks[name]._replace(rows=rows, bytes=size)
+        for name in names.values():
             self._refresh(name)
-            if rows:
+            if self.disks[name].rows:
                 self.read(name, self.disks[name].last, 1)
         if set(sums) - set(names):
             raise CorruptError("records without a stream")

@@ -75,8 +75,11 @@ class Rig:
     """The gateway between its sources and its sink. `sink_port` is where that listens; `entrance` where the gateway
     looks for it, the same unless something is put between before `start`; `endpoint` is more lines for the endpoint."""
 
-    def __init__(self, sink: Literal["ingest", "counting"], ack_after_s: float = 0.0) -> None:
+    def __init__(
+        self, sink: Literal["ingest", "counting"], ack_after_s: float = 0.0, state: Path | None = None
+    ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="gw-bench-"))
+        self._state = state or self.folder / "state"
         tmpfs = "/dev/shm" if Path("/dev/shm").is_dir() else None
         self._runtime = Path(tempfile.mkdtemp(prefix="gw-bench-", dir=tmpfs))
         self._ingest = sink == "ingest"
@@ -118,6 +121,10 @@ class Rig:
             print(self.gateway.last_words(), file=sys.stderr)
         shutil.rmtree(self.folder)
         shutil.rmtree(self._runtime)
+
+    def add(self, toml: str) -> None:
+        """More of the configuration."""
+        self._toml += toml
 
     def mqtt(self, broker: Mosquitto) -> None:
         """20 devices by one rule, two points of each."""
@@ -163,7 +170,7 @@ points = [ {points} ]
 
     def write(self) -> None:
         head = (
-            f'[gateway]\nname = "bench"\nstate_dir = "{self.folder / "state"}"\nruntime_dir = "{self._runtime}"\n'
+            f'[gateway]\nname = "bench"\nstate_dir = "{self._state}"\nruntime_dir = "{self._runtime}"\n'
             f'[[uplink.endpoint]]\nname = "sink"\nurl = "ws://127.0.0.1:{self.entrance}/"\n{self.endpoint}'
         )
         (self.folder / "gateway.toml").write_text(head + self._toml)

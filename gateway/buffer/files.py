@@ -56,6 +56,22 @@ class Files:
         except FileNotFoundError:
             return 0
 
+    def renew_log(self) -> None:
+        """Writes the log anew and syncs it, if there is one.
+
+        A process that did not end in order left it. Its last pages may be on no disk yet; those of a sync that failed
+        never will be, though the kernel shows them, and a checkpoint would build on them.
+        """
+        if not self.log_bytes():
+            return
+        copy = _beside(self.part, "-wal")
+        with self.log.open("rb") as old, copy.open("wb") as new:
+            shutil.copyfileobj(old, new)
+            new.flush()
+            os.fsync(new.fileno())
+        copy.rename(self.log)
+        self._sync()
+
     def begin(self) -> None:
         """Makes room for a new `part`."""
         _remove(self.part)

@@ -9,8 +9,8 @@ sets it aside, saves what can be read into a new one and reports the rest. At mo
 
 A sync that failed is not tried again: the kernel may have dropped the pages and call them written. Nothing is appended
 to a log in such doubt. What it holds is first written into the file, anew and synced, and the log begins from nothing;
-so is a log that another process left behind. The records of the failed commit are still in memory, and come with the
-next one.
+so is a log that another process left behind, once it has itself been written anew. The records of the failed commit
+are still in memory, and come with the next one.
 """
 
 from __future__ import annotations
@@ -196,6 +196,7 @@ class Store:
                 with self._new_file():
                     pass
                 self._files.put_in_place()
+            self._copy_log()
             db = self._db = connect(self._files.db)
             self._check_log(db)
             self._doubtful = self._files.log_bytes() > 0
@@ -207,6 +208,12 @@ class Store:
             self._unreported = unreported(db)
             losses = records.take_losses()
             return Opened(self._told, records.origins, losses, records.covered(), records.sinks, self._unreported)
+
+    def _copy_log(self) -> None:
+        try:
+            self._files.renew_log()
+        except OSError:
+            pass  # the first commit says so; until then what is here can be read
 
     def _check_log(self, db: sqlite3.Connection) -> None:
         """A log that is cut short is what a power cut leaves; one with a hole is not."""
@@ -337,7 +344,8 @@ class Store:
         """After a commit: keeps the WAL short, and gives pages back when the file system runs low."""
         space = self._space(records)
         if space.spare > _VACUUM_BYTES and space.free < self._settings.free_space_floor + space.spare:
-            db.execute(f"PRAGMA incremental_vacuum({_VACUUM_BYTES // PAGE_BYTES})").fetchall()
+            # as a script: each step frees one page, and a statement without columns is stepped once
+            db.executescript(f"PRAGMA incremental_vacuum({_VACUUM_BYTES // PAGE_BYTES})")
         self.used_bytes = space.used
         if self._files.log_bytes() >= _CHECKPOINT_BYTES:
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()

@@ -27,10 +27,21 @@ def good_frames(index: bytes) -> int:
     return int(_GOOD.unpack_from(index, _GOOD_AT)[0]) if len(index) >= _GOOD_AT + _GOOD.size else 0
 
 
+def _is_whole(head: bytes) -> bool:
+    if len(head) < _HEAD_BYTES:
+        return False
+    words = struct.unpack_from(">6I" if head[3] & 1 else "<6I", head)
+    first = second = 0
+    for i in range(0, len(words), 2):
+        first = (first + words[i] + second) & 0xFFFFFFFF
+        second = (second + words[i + 1] + first) & 0xFFFFFFFF
+    return (first, second) == struct.unpack_from(">2I", head, 24)
+
+
 def is_damaged(log: bytes, page_bytes: int, good: int) -> bool:
     """Whether commits that had been synced are behind the frames that are believed."""
     size = _FRAME_BYTES + page_bytes
-    salts = log[_SALTS] if good else None  # nothing is believed: the head itself may be what is damaged
+    salts = log[_SALTS] if _is_whole(log[:_HEAD_BYTES]) else None  # frames with other salts are of a log before it
     ended = False
     for at in range(_HEAD_BYTES + good * size, len(log) - _FRAME_BYTES + 1, size):
         _, pages, mine = _FRAME.unpack_from(log, at)

@@ -279,6 +279,8 @@ class Records:
         """Deletes the oldest batches of a stream, as far as told, and puts a gap for each run of them."""
         key, disk = self._keys[name], self.disks[name]
         start = max(disk.first, limits.held.get(name, 0) + 1, limits.marks.get(name, 0) + 1)
+        if start > SEQ_MASK:
+            return  # it is being read
         rows = self._db.execute(
             "SELECT id, CAST(last AS INTEGER), kind, CAST(coalesce(readings, 0) AS INTEGER),"
             " CAST(coalesce(at_ms, 0) AS INTEGER), CAST(utc_ms AS INTEGER), CAST(coalesce(size, 0) AS INTEGER),"

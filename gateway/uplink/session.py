@@ -109,6 +109,7 @@ class Carrier:
         self._results_due = False
         self._unreadable: set[str] = set()
         """Streams that are left out until the disk is asked again."""
+        self._complained = False
         self._retiring: tuple[str, float] | None = None
         self._tasks: asyncio.TaskGroup
 

@@ -5,7 +5,8 @@
 
 Readings grow up to the bar, alarms take what readings leave, and at least the reserve. So readings never push out an
 alarm that is within its reserve, and a flood of alarms never pushes out the readings. In each lane the oldest give way.
-When others fill the file system, what is held shrinks to an eighth of `max_size`, and no further.
+When others fill the file system, what is held shrinks to an eighth of `max_size`, and no further; it grows only into
+its own empty pages then.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class Space(NamedTuple):
 
 
 def bounds(space: Space, max_size: int, alarm_reserve: int, floor: int) -> Bounds:
-    held = min(space.used, max_size // FLOOR_SHARE)
+    held = max_size // FLOOR_SHARE
     grown = space.used + space.spare + space.free
     reserve = min(alarm_reserve, max_size // RESERVE_SHARE)
     return Bounds(

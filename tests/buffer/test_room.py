@@ -56,8 +56,6 @@ def test_the_bounds_follow_the_settings_until_the_file_system_runs_low() -> None
     assert low == Bounds(116 * MB, 148 * MB), "alarms may use half of the floor, results of commands the rest"
     none = bounds(Space(100 * MB, 0, 0), 512 * MB, 16 * MB, 64 * MB)
     assert none == Bounds(64 * MB, 68 * MB), "for others who fill the disk it shrinks to an eighth and no further"
-    small = bounds(Space(MB, 0, 0), 512 * MB, 16 * MB, 64 * MB)
-    assert small == Bounds(MB, MB)
 
 
 def test_below_the_floor_the_file_does_not_grow_but_its_empty_pages_are_used() -> None:

@@ -196,6 +196,57 @@ def test_what_is_not_acked_in_time_is_committed_with_all_that_is_older(tmp_path:
     run(main())
 
 
+@pytest.mark.parametrize("linger", [0.001, 0.1, 0.25])
+@pytest.mark.parametrize("turn_s", [None, 0.0, 0.2, 0.45])
+def test_a_power_cut_takes_nothing_that_is_older_than_commit_after(
+    tmp_path: Path, linger: float, turn_s: float | None
+) -> None:
+    """Counted from the arrival of each row, online, offline, and when a session comes in between."""
+
+    async def main() -> None:
+        machine = Machine(tmp_path, linger=linger)
+        buffer = await machine.start()
+        buffer.online(turn_s is None)
+        await buffer.append([row(0)])
+        for number in range(1, 6):
+            await asyncio.sleep(0.09)
+            if turn_s is not None and number * 0.09 >= turn_s:
+                buffer.online(True)
+            await buffer.append([row(number)])
+        await asyncio.sleep(0.051)  # the first is now 0.501 s old
+        buffer = await machine.cut()
+        sink = Sink()
+        await deliver(buffer, sink)
+        assert 0 in sink.numbers
+        await machine.stop()
+
+    run(main())
+
+
+def test_batches_that_wait_for_company_leave_time_for_the_ack(tmp_path: Path) -> None:
+    """A healthy link costs no sync although `linger` counts, too: acks come within half of `commit_after`."""
+
+    async def main() -> None:
+        machine = Machine(tmp_path, linger=0.25)
+        buffer = await machine.start()
+        buffer.online(True)
+        for number in range(300):
+            await buffer.append([row(number)])
+            await asyncio.sleep(0.03)
+            for offer in buffer.offers():  # the session: whatever has been closed is acked 0.2 s later
+                asyncio.get_running_loop().call_later(0.2, buffer.ack, "sink", offer.stream, offer.next - 1)
+        assert buffer.stats()["commits"] == 0
+        await machine.stop()
+
+    run(main())
+
+
+def test_a_linger_that_leaves_no_time_for_the_ack_is_a_mistake() -> None:
+    assert not list(BufferSettings(linger=0.25).mistakes())
+    (mistake,) = BufferSettings(linger=0.26).mistakes()
+    assert "more than half of commit_after" in mistake.message
+
+
 def test_offline_batches_are_committed_in_groups_by_time_and_size(tmp_path: Path) -> None:
     async def main() -> None:
         machine = Machine(tmp_path)

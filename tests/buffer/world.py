@@ -75,10 +75,11 @@ class Machine:
         store = self.buffer._committer.store
         whole = store._insert
 
-        def insert(*args: Any) -> None:
-            whole(*args)
+        def insert(*args: Any) -> bool:
+            unpinned = whole(*args)
             if self.failing:  # the last moment before the commit
                 raise OSError(errno.ENOSPC, "No space left on device")
+            return unpinned
 
         store._insert = insert  # type: ignore[method-assign]
 

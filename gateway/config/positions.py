@@ -165,7 +165,7 @@ class _Scanner:
 
 _WHERE = re.compile(r"\s*\(at (?:line (\d+), column (\d+)|end of document)\)$")
 _PAIR = re.compile(r"\s*(?P<key>[A-Za-z0-9_.\"'-]+)\s*(?P<sign>==|=|:)?\s*(?P<value>[^#]*?)\s*(?:#.*)?$")
-_SECRET = re.compile(r"(?i)(token|password|passwd|secret|key)$")
+_SECRET = re.compile(r"(?i)(token|password|passwd|secret|key|auth)$")
 _WORDS = {"yes": "true", "on": "true", "no": "false", "off": "false", "true": "true", "false": "false"}
 
 

@@ -151,4 +151,6 @@ def _without_content(error: Exception) -> str:
 
 def _private(mode: int, path: Path, what: str) -> None:
     if mode & _OTHERS:
-        raise AuthError(f"{what} file {path} has mode {mode & 0o777:03o}: others can read it; chmod 600 {path}")
+        raise AuthError(
+            f"{what} file {path} has mode {mode & 0o777:03o}: others can read or change it; chmod 600 {path}"
+        )

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from gateway.config.load import check_text
+from gateway.connectors.registry import Registry
 from gateway.settings import read
 from gateway.uplink import config
 from gateway.uplink.config import UplinkSettings
+from tests.uplink.pki import secret
 
 PAGE = Path(config.__file__).parent / "README.md"
 PIN, SPARE = "sha256/" + "A" * 43 + "=", "sha256/" + "B" * 43 + "="
@@ -70,3 +73,12 @@ def test_every_example_of_the_page_is_good() -> None:
 def test_the_map_of_the_page_names_every_file_of_the_room() -> None:
     named = set(re.findall(r"^\| `(\w+\.py)` \|", PAGE.read_text(), re.MULTILINE))
     assert named == {path.name for path in PAGE.parent.glob("*.py")} - {"__init__.py"}
+
+
+def test_the_check_of_a_file_hides_a_login_and_looks_at_its_file(tmp_path: Path) -> None:
+    text = '[uplink]\n[[uplink.endpoint]]\nurl = "wss://a/"\nproxy = "http://p:1"\n'
+    shown = check_text(f'{text}proxy_auth = "plant:geheim"\n', "c.toml", {}, Registry())
+    assert "proxy_auth = …" in shown.mistakes[0].underlined("")
+    file = secret(tmp_path / "login", "plant:geheim", 0o644)
+    found = check_text(f'{text}proxy_auth_file = "{file}"\n', "c.toml", {}, Registry())
+    assert any(f"chmod 600 {file}" in str(each) for each in found.warnings)

@@ -312,17 +312,29 @@ def alerts(says: tuple[str, ...]) -> list[str]:
 
 
 @pytest.mark.parametrize("what", ["token", "key"])
-def test_a_secret_that_others_can_read_is_refused_by_name(pki: Pki, tmp_path: Path, what: str) -> None:
+@pytest.mark.parametrize("mode", [0o604, 0o602, 0o644, 0o660, 0o620, 0o601, 0o777])
+def test_a_secret_that_others_can_read_or_change_is_refused_by_name(
+    pki: Pki, tmp_path: Path, what: str, mode: int
+) -> None:
     tls = pki.client()
     assert tls.keyfile is not None
     if what == "key":
-        tls.keyfile.chmod(0o644)
+        tls.keyfile.chmod(mode)
         said, path = rests(pki.server(), tls), tls.keyfile
     else:
-        path = secret(tmp_path / "token", "s3cret", 0o604)
+        path = secret(tmp_path / "token", "s3cret", mode)
         said = rests(pki.server(), tls, token_file=path)
-    assert f"chmod 600 {path}" in said
+    assert said.endswith(f"has mode {mode:03o}: others can read or change it; chmod 600 {path}")
     assert "s3cret" not in said
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o400, 0o640, 0o440])
+def test_a_secret_that_is_lent_to_the_service_is_taken(pki: Pki, mode: int) -> None:
+    """0440 is what one of systemd's credentials shows: the mask of its access list."""
+    tls = pki.client()
+    assert tls.keyfile is not None
+    tls.keyfile.chmod(mode)
+    assert accepts(pki.server(mutual=True), tls)
 
 
 @pytest.mark.parametrize("text", ["", "two words", "ünicode", "line\nbreak"])

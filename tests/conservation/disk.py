@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -107,26 +107,36 @@ class _Rows:
         self.lane, self.boot, self.rows, self.sinks = lane, boot, rows, dict(sinks or {})
 
 
-State = dict[str, _Rows]
+class State(NamedTuple):
+    """Everything of it, at one moment."""
+
+    streams: dict[str, _Rows]
+    covered: dict[Lane, tuple[bytes, int]]
+    unreported: bool
 
 
 class Platter:
     """What survives."""
 
     def __init__(self) -> None:
-        self.streams: State = {}
+        self.streams: dict[str, _Rows] = {}
         self.covered: dict[Lane, tuple[bytes, int]] = {}
+        self.unreported = False
+        """A rescue could not save all, and no gap says so yet."""
         self.mood = Mood.WORKS
         self.broken = False
-        self._torn: tuple[State, dict[Lane, tuple[bytes, int]]] | None = None
+        self._torn: State | None = None
 
-    def copy(self) -> tuple[State, dict[Lane, tuple[bytes, int]]]:
+    def copy(self) -> State:
         streams = {
-            name: _Rows(each.lane, each.boot, dict(each.rows), each.sinks) for name, each in self.streams.items()
+            name: _Rows(each.lane, each.boot, dict(each.rows), dict(each.sinks)) for name, each in self.streams.items()
         }
-        return streams, dict(self.covered)
+        return State(streams, dict(self.covered), self.unreported)
 
-    def tear(self, state: tuple[State, dict[Lane, tuple[bytes, int]]] | None) -> None:
+    def put(self, state: State) -> None:
+        self.streams, self.covered, self.unreported = state
+
+    def tear(self, state: State | None) -> None:
         self._torn = state
 
     def crash(self, dice: random.Random) -> bool:
@@ -134,7 +144,7 @@ class Platter:
         torn, self._torn = self._torn, None
         if torn is None or dice.random() < 0.5:
             return False
-        self.streams, self.covered = torn
+        self.put(torn)
         return True
 
     def rot(self, dice: random.Random) -> bool:
@@ -158,6 +168,7 @@ class ModelStore:
         self._platter = platter
         self._is_open = False
         self._losses: list[Loss] = []
+        self._told: dict[str, Disk] = {}
         self.commits = self.checkpoints = self.fsyncs = self.committed_bytes = self.used_bytes = 0
         self.trouble = ""
 
@@ -168,18 +179,19 @@ class ModelStore:
             raise StoreError("the disk is dead")
         if self._platter.broken:
             return self.rescue(corrupt=True)
-        return self._load(damaged=False)
+        return self._load()
 
     def rescue(self, *, corrupt: bool) -> Opened:
         self._is_open = False
         if self._platter.mood is not Mood.WORKS:
             raise StoreError("the disk takes nothing")
-        whole = not (corrupt or self._platter.broken)
+        whole = not (corrupt or self._platter.broken or self._platter.unreported)
         for name, each in list(self._platter.streams.items()):
             whole &= self._salvage(name, each, corrupt)
         self._platter.covered = {}
         self._platter.broken = False
-        return self._load(damaged=not whole)
+        self._platter.unreported = not whole
+        return self._load()
 
     def _salvage(self, name: str, each: _Rows, corrupt: bool) -> bool:
         saved: dict[int, tuple[Any, ...]] = {}
@@ -207,7 +219,7 @@ class ModelStore:
     def close(self) -> None:
         self._is_open = False
 
-    def _load(self, *, damaged: bool) -> Opened:
+    def _load(self) -> Opened:
         self._is_open = True
         self._losses = []
         origins = []
@@ -222,7 +234,8 @@ class ModelStore:
         self.used_bytes = self._used()
         covered = {(ring, lane): number for lane, (ring, number) in self._platter.covered.items()}
         sinks = {name: dict(each.sinks) for name, each in self._platter.streams.items()}
-        return Opened(self._disks(), origins, self._take_losses(), covered, sinks, damaged)
+        self._told = self._disks()
+        return Opened(self._told, origins, self._take_losses(), covered, sinks, self._platter.unreported)
 
     def _check(self, *, writes: bool) -> None:
         if not self._is_open:
@@ -250,13 +263,12 @@ class ModelStore:
             done = True
         finally:
             if not done:
-                platter.streams, platter.covered = before
+                platter.put(before)
         platter.tear(None)
 
     def commit(self, work: Work) -> Done:
         self._check(writes=True)
         self._losses = []
-        before = self._disks()
         with self._all_or_nothing():
             self._trim(work.limits, work.limits.pins)
             for name, each in list(self._platter.streams.items()):
@@ -270,10 +282,11 @@ class ModelStore:
                 self._platter.covered[lane] = (work.ring, number)
             for name in [n for n, each in self._platter.streams.items() if not each.rows and n not in work.keep]:
                 del self._platter.streams[name]
+            self._platter.unreported &= not work.reported
         self.commits += 1
         self.fsyncs += 1
         self.used_bytes = self._used()
-        return Done(_changed(before, self._disks()), self._take_losses(), unpinned)
+        return Done(self._changed(), self._take_losses(), unpinned)
 
     def _insert(self, work: Work) -> bool:
         streams = self._platter.streams
@@ -370,7 +383,6 @@ class ModelStore:
 
     def move(self, stream: str, mark: int, target: str, boot: str) -> Done:
         self._check(writes=True)
-        before = self._disks()
         with self._all_or_nothing():
             moved = _Rows(self._platter.streams[stream].lane, boot, {})
             seq, at = 0, mark + 1
@@ -386,7 +398,7 @@ class ModelStore:
             self._platter.streams[target] = moved
             del self._platter.streams[stream]
         self.commits += 1
-        return Done(_changed(before, self._disks()))
+        return Done(self._changed())
 
     # ── read ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -440,6 +452,11 @@ class ModelStore:
             each.rows[first][_AT_MS],
         )
 
+    def _changed(self) -> dict[str, Disk | None]:
+        before, self._told = self._told, self._disks()
+        names = before.keys() | self._told.keys()
+        return {name: self._told.get(name) for name in names if before.get(name) != self._told.get(name)}
+
     def _disks(self) -> dict[str, Disk]:
         return {name: self._disk(each) for name, each in self._platter.streams.items()}
 
@@ -451,7 +468,3 @@ def _expired(expiry: Expiry, boot: str, at_ms: int, utc_ms: int | None) -> bool:
     if boot == expiry.boot:
         return at_ms < expiry.before_at_ms
     return utc_ms is not None and utc_ms < expiry.before_utc_ms
-
-
-def _changed(before: Mapping[str, Disk], after: Mapping[str, Disk]) -> dict[str, Disk | None]:
-    return {name: after.get(name) for name in before.keys() | after.keys() if before.get(name) != after.get(name)}

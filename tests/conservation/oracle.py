@@ -180,7 +180,9 @@ class Judge:
                         homes.setdefault(number, []).append((stream, seq))
         unknown_damage = any(body.reason is GapReason.CORRUPT for a in self._accounts for _, _, body in a.gaps)
         for number in sorted(missing):
-            if unknown_damage or any(self._reported(*home) or self._out_of_reach(*home) for home in homes.get(number, ())):
+            if unknown_damage or any(
+                self._reported(*home) or self._out_of_reach(*home) for home in homes.get(number, ())
+            ):
                 continue
             self.wrong.append(f"{number} is missing and not reported: it was {homes.get(number, 'in no batch')}")
 

@@ -189,9 +189,7 @@ class World:
         self._watch_the_store()
         ends = tuple(Endpoint(url="ws://127.0.0.1:1/", name=name) for name in self.plan.endpoints)
         settings = UplinkSettings(endpoint=ends, standby=self.plan.standby)
-        self.uplink = Uplink(
-            settings, self.buffer, MemoryCommands(), self.clock, About("test"), self.dice.random
-        )
+        self.uplink = Uplink(settings, self.buffer, MemoryCommands(), self.clock, About("test"), self.dice.random)
         self._tasks = [
             asyncio.create_task(self.buffer.run(), name="buffer"),
             asyncio.create_task(self.uplink.run(), name="uplink"),
@@ -345,7 +343,9 @@ class World:
         """The rows that go where this record goes: for a gap, those whose loss it reports."""
         if record.kind is RecordKind.BATCH:
             return numbers(record.body)
-        return [n for _, _, made in self.witness.named(record.stream, record.seq, record.upto) for n in numbers(made.body)]
+        return [
+            n for _, _, made in self.witness.named(record.stream, record.seq, record.upto) for n in numbers(made.body)
+        ]
 
     def _on_disk(self) -> set[int]:
         found: set[int] = set()
@@ -378,7 +378,9 @@ class World:
 
     # ── readings ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def put(self, count: int, *, alarm: bool = False, settles: bool = False, text: str = "", poison: bool = False) -> None:
+    def put(
+        self, count: int, *, alarm: bool = False, settles: bool = False, text: str = "", poison: bool = False
+    ) -> None:
         rows = []
         for _ in range(count):
             self.number += 1
@@ -490,9 +492,7 @@ class World:
             return
         mark = storage.mark(stream)
         unacked = range(self.witness.acked.get(stream, 0) + 1, mark + 1)
-        self.may_be_twice.update(
-            n for seq in unacked for n in self._rows_of(stream, seq)
-        )
+        self.may_be_twice.update(n for seq in unacked for n in self._rows_of(stream, seq))
         records = storage.streams.setdefault(stream, [])
         records.append(Stored(mark + 1, max(mark, sent) + 2, None, b"", None, ""))
         before = self.seen["distrust"]

@@ -10,10 +10,10 @@ import pytest
 ROOT = Path(__file__).parent.parent / "gateway"
 
 FLOORS = (
-    {"cli", "__main__", "app", "demo", "testing"},
+    {"cli", "__main__", "app", "conformance", "demo", "testing"},
     {"config", "intake", "supervisor", "health", "control"},
     {"connectors", "normalise", "rules", "buffer", "uplink", "commands", "ingest"},
-    {"protocol", "codec", "clock", "points"},
+    {"protocol", "codec", "clock", "logs", "points"},
     {"model", "errors", "settings"},
 )
 STAGES = FLOORS[2]
@@ -24,7 +24,7 @@ DOORS = {
     "bleak": {"connectors/ble/link.py", "connectors/ble/scan.py"},
     "dbus_fast": {"connectors/ble/link.py", "testing/bluez.py"},
     "paho": {"connectors/mqtt/link.py", "connectors/mqtt/scan.py", "connectors/mqtt/sockets.py", "demo/publisher.py"},
-    "websockets": {"uplink", "ingest", "demo"},
+    "websockets": {"uplink", "ingest", "demo", "conformance/peer.py"},
     "sdnotify": {"health"},
     "sqlite3": {"buffer", "commands", "ingest", "demo"},
     "rich": {"cli", "demo", "ingest", "control", "terminal"},

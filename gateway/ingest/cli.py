@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
 import os
 import secrets
 import signal
@@ -22,6 +21,7 @@ from pathlib import Path
 
 import msgspec
 
+from gateway import logs
 from gateway.clock import SystemClock
 from gateway.errors import ConfigError, GatewayError, LinkError, StoreError
 from gateway.ingest import commands, control, terminal
@@ -136,7 +136,7 @@ def _seconds(text: str) -> float:
 async def _serve(settings: Settings, plain: bool) -> int:
     live = sys.stdout.isatty() and not plain
     if not live:
-        logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+        logs.set_up("info")
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -11,6 +11,7 @@ import base64
 import hashlib
 import json
 import struct
+import zlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -29,6 +30,12 @@ def frame(payload: bytes, opcode: int = TEXT, *, fin: bool = True, compressed: b
     if len(payload) < 1 << 16:
         return head + b"\x7e" + struct.pack(">H", len(payload)) + payload
     return head + b"\x7f" + struct.pack(">Q", len(payload)) + payload
+
+
+def bomb() -> bytes:
+    """A compressed message (RFC 7692 §7.2.1) that inflates to a gigabyte: a thousand times the same block."""
+    deflate = zlib.compressobj(9, wbits=-15)
+    return (deflate.compress(bytes(1 << 20)) + deflate.flush(zlib.Z_FULL_FLUSH)) * 1024
 
 
 class Victim:

@@ -10,7 +10,10 @@ from typing import Any
 from tests.hostile.server import BINARY, PING, TEXT, WELCOME, frame
 
 _NUMBERS = (0, 1, 2, 3, 7, 31, 32, 255, 4096, 2**31, 2**53 - 1, 2**53, 2**63 - 1, 2**63, 2**64, -1, -(2**63))
-_WORDS = ("", "x", "meter", "setpoint", "sequence", "\x00", "ü" * 40, "../../etc/passwd", "%s%n", "9" * 400, "\x1b[2J", "\n<0>forged")
+_WORDS = (
+    *("", "x", "meter", "setpoint", "sequence", "\x00", "ü" * 40, "../../etc/passwd", "%s%n", "9" * 400),
+    *("\x1b[2J", "\n<0>forged"),
+)
 
 Dice = random.Random
 

@@ -188,7 +188,12 @@ def _note_clock(known: dict[str, ClockState], record: Record) -> None:
         state = msgspec.json.decode(record.body, type=ClockState)
     except msgspec.MsgspecError as error:
         raise DecodeError(f"not the body of a clock record: {error}") from error
-    known[state.boot] = state
+    if state.boot not in known or _sureness(state) >= _sureness(known[state.boot]):
+        known[state.boot] = state
+
+
+def _sureness(state: ClockState) -> int:
+    return -list(Trust).index(state.trust)
 
 
 def readings(record: Record, clocks: dict[str, ClockState]) -> Iterator[Reading]:
@@ -196,7 +201,7 @@ def readings(record: Record, clocks: dict[str, ClockState]) -> Iterator[Reading]
     if record.kind is RecordKind.BATCH:
         body = batch.decode(record.body)
         better = clocks.get(body.clock.boot)
-        if better is not None and body.clock.trust is Trust.UNSYNCED:
+        if better is not None and _sureness(better) > _sureness(body.clock):
             body = msgspec.structs.replace(body, clock=better)
         yield from batch.readings(body)
 

@@ -141,7 +141,8 @@ class Failover:
             deadline_s = min(deadline_s, MOVE_MAX_S)
             self._move_at[number] = now + self._random() * min(spread_s, deadline_s)
             if len(self._endpoints) > 1:
-                self._endpoints[connection.endpoint].not_before = now + deadline_s
+                endpoint = self._endpoints[connection.endpoint]
+                endpoint.not_before = max(endpoint.not_before, now + deadline_s)
         return self._decide(now)
 
     def failed(self, number: int, reaction: Reaction, version: bytes, now: float) -> list[Action]:
@@ -317,6 +318,7 @@ class Failover:
         best = standbys[0] if standbys else None
         if best is not None and not self._wanted(best.endpoint, active):
             actions.append(self._retire(best, "one is enough"))
+            best = None
         if now < self._spare_at or self._connecting() or not self._room():
             return
         taken = {c.endpoint for c in self._connections.values()}

@@ -13,7 +13,7 @@ FLOORS = (
     {"cli", "__main__", "app", "conformance", "demo", "testing"},
     {"config", "intake", "supervisor", "health", "control"},
     {"connectors", "normalise", "rules", "buffer", "uplink", "commands", "ingest"},
-    {"protocol", "codec", "clock", "logs", "points"},
+    {"protocol", "codec", "clock", "disk", "logs", "points"},
     {"model", "errors", "settings"},
 )
 STAGES = FLOORS[2]

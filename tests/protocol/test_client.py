@@ -11,6 +11,7 @@ import pytest
 from gateway.errors import LocalProtocolError, RemoteProtocolError
 from gateway.model import ClockState, Lane, Outcome, Record, RecordKind, Result, Trust
 from gateway.protocol import outputs
+from gateway.protocol.allowance import MAX_WINDOW
 from gateway.protocol.client import ClientSession
 from gateway.protocol.manifest import Manifest
 from gateway.protocol.messages import (
@@ -166,6 +167,15 @@ def test_sending_goes_on_after_the_mark() -> None:
     assert (fetch.stream, fetch.seq) == (A, 7)
 
 
+def test_a_stream_that_is_not_named_begins_with_its_first_number() -> None:
+    """[M2c] What was freed before by another sink is not known here: it is filled, not left out."""
+    talk = Talk(offer(A, 10, first=3, sealed=True), marks={})
+    fetch = talk.offer(offer(A, 10, first=3, sealed=True))
+    assert fetch is not None
+    assert fetch.seq == 1
+    assert talk.session.fetched(fetch, [record(3)], talk.now) == [outputs.Fill(A, 1, 2)]
+
+
 def test_a_mark_above_everything_sent_is_distrusted_for_own_streams_and_an_ack_for_older_ones() -> None:
     """[M4]"""
     talk = Talk(offer(A, 5), offer(B, 5, sealed=True), marks={A: 1, B: 9})
@@ -254,11 +264,21 @@ def test_acks_are_cumulative_and_never_go_back() -> None:
     talk.send(5)
     assert outputs.Acked(A, 4) in talk.session.receive(Ack(marks={A: 4}), talk.now)
     assert talk.session.in_flight[0] == 1
-    talk.session.receive(Ack(marks={A: 2}), talk.now)
+    assert talk.session.receive(Ack(marks={A: 2}), talk.now) == [], "lower than an earlier one"
     assert talk.session.in_flight[0] == 1
+    assert talk.manifest.mark("s", A) == 4
     answer = talk.session.receive(Ack(marks={A: 5}), talk.now)
     assert outputs.Hold(A, 0) in answer
-    assert talk.session.receive(Ack(marks={C: 7}), talk.now) == [], "of a stream that nothing is held of"
+
+
+def test_an_ack_of_a_stream_that_nothing_is_held_of_is_ignored() -> None:
+    """[A3b]"""
+    talk = Talk()
+    talk.send(2)
+    before = talk.session.in_flight
+    assert talk.session.receive(Ack(marks={C: 7}), talk.now) == []
+    assert talk.session.in_flight == before
+    assert talk.manifest.mark("s", C) is None
 
 
 def test_what_is_in_flight_is_held() -> None:
@@ -300,6 +320,25 @@ def test_the_third_nack_of_one_number_ends_the_session() -> None:
     assert error.value.code == 4410
 
 
+def test_nacks_of_many_numbers_end_the_session_too() -> None:
+    """[A7d] Up and down without an ack, so that no number comes three times in a row."""
+    talk = Talk()
+    for expected in range(1, 16):
+        talk.send(20)
+        talk.session.receive(Nack(stream=A, expected=expected), talk.now)
+    talk.send(20)
+    with pytest.raises(RemoteProtocolError) as error:
+        talk.session.receive(Nack(stream=A, expected=16), talk.now)
+    assert error.value.code == 4410
+    between = Talk()
+    for expected in (1, 2, 1, 2):
+        between.send(3)
+        between.session.receive(Nack(stream=A, expected=expected), between.now)
+    between.send(3)
+    with pytest.raises(RemoteProtocolError):
+        between.session.receive(Nack(stream=A, expected=1), between.now)
+
+
 def test_acks_in_between_make_nacks_of_one_number_harmless() -> None:
     """[A7]"""
     talk = Talk()
@@ -338,6 +377,29 @@ def test_a_window_of_nothing_is_a_pause_and_no_failure() -> None:
     assert talk.session.tick(talk.now + 10) == []
     talk.session.receive(Flow(window=Window()), talk.now)
     assert [m["seq"] for m in talk.send(4)] == [3, 4]
+
+
+def test_a_smaller_window_makes_the_gateway_wait() -> None:
+    """[W3a] And a larger one is used at once: each replaces the one before."""
+    talk = Talk(window=Window(8, 1 << 20))
+    assert len(talk.send(20)) == 8
+    talk.session.receive(Flow(window=Window(3, 1 << 20)), talk.now)
+    assert talk.send(20) == []
+    talk.session.receive(Ack(marks={A: 5}), talk.now)
+    assert talk.send(20) == [], "three are in flight still"
+    talk.session.receive(Ack(marks={A: 6}), talk.now)
+    assert [m["seq"] for m in talk.send(20)] == [9]
+    talk.session.receive(Flow(window=Window(5, 1 << 20)), talk.now)
+    assert [m["seq"] for m in talk.send(20)] == [10, 11]
+
+
+def test_a_window_without_end_is_used_up_to_a_bound() -> None:
+    """What is in flight is kept in memory, whatever a server offers."""
+    talk = Talk(window=Window(2**53, 2**53))
+    for upto in range(1, 20):  # a fast path: what it carries is found out by doubling
+        talk.send(upto)
+        talk.session.receive(Ack(marks={A: upto}), talk.now)
+    assert len(talk.send(5000)) == MAX_WINDOW.batches
 
 
 def test_alarms_exceed_the_window_by_four_and_go_first() -> None:
@@ -474,6 +536,16 @@ def test_results_are_sent_once_a_session_and_open_commands_are_passed_on() -> No
     assert talk.session.results([result]) == []
     assert talk.session.receive(ResultAck(id="x"), talk.now) == [outputs.ResultStored("x")]
     assert [m["id"] for m in frames(Talk().session.results([result]))] == ["x"]
+
+
+def test_an_id_that_is_too_long_is_rejected_and_never_carried_out() -> None:
+    """[K1c] It closes nothing: the server would send it again, and the session would never last."""
+    talk = Talk()
+    for size, carried_out in ((128, True), (129, False)):
+        message = CommandMessage(id="x" * size, device="d", op="write", ttl_ms=1000, sent_ms=0, point="p", value=1)
+        answer = talk.session.receive(message, talk.now)
+        assert any(isinstance(output, outputs.Execute) for output in answer) is carried_out
+    assert [(m["type"], m["id"], m["outcome"]) for m in frames(answer)] == [("result", "x" * 129, "rejected")]
 
 
 def test_a_move_is_passed_on_in_seconds() -> None:

@@ -10,6 +10,7 @@ import asyncio
 import random
 from collections import deque
 
+import jsonschema
 import msgspec
 import pytest
 from hypothesis import given, settings
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 
 from gateway.errors import RemoteProtocolError
 from gateway.model import ClockState, Lane, RecordKind, Trust
-from gateway.protocol import outputs, server
+from gateway.protocol import outputs, schema, server
 from gateway.protocol.client import ClientSession
 from gateway.protocol.entry import Entry
 from gateway.protocol.manifest import Manifest
@@ -95,6 +96,7 @@ class Pair:
         sink.pairs.append(self)
         hello = self.client.hello(house.process, "test", CLOCK, house.outbox.offers(), {}, house.now)
         self.up.extend(output.frame for output in hello if isinstance(output, outputs.Send))
+        house.said.extend(self.up)
 
     def cut(self) -> None:
         self.open = False
@@ -110,6 +112,7 @@ class Pair:
                     if isinstance(message, Nack):
                         self.house.nacks += 1
                     self.down.append(encode(message))
+                    self.house.heard.append(self.down[-1])
                 case server.Greet(hello):
                     marks = {offer.stream: self.sink.known(offer.stream) for offer in hello.streams}
                     self.answer(self.server.welcome(self.sink.id, marks, (), 0, self.house.now))
@@ -142,6 +145,7 @@ class Pair:
             match output:
                 case outputs.Send(frame):
                     self.up.append(frame)
+                    self.house.said.append(frame)
                 case outputs.Fill(stream, first, last):
                     await outbox.fill(self.client.sink, stream, first, last)
                 case outputs.Acked(stream, seq):
@@ -182,6 +186,9 @@ class House:
         self.pairs: list[Pair] = []
         self.put = 0
         self.nacks = 0
+        self.said: deque[bytes] = deque(maxlen=300)
+        """By gateways, and below: by servers; the last of it."""
+        self.heard: deque[bytes] = deque(maxlen=300)
         self.now = 0.0
         self.start()
 
@@ -333,3 +340,27 @@ def test_a_group_that_fails_is_sent_again_after_one_nack(window: int) -> None:
         assert sorted(house.sinks[0].rows()) == list(range(window))
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("sinks", [1, 2])
+def test_what_the_pair_says_conforms_to_the_schema(sinks: int) -> None:
+    """[C5a] Both ways, at random; only the rows of these tests are none of the protocol's."""
+    types = schema.schema()["$defs"]
+    gateway, server = (
+        jsonschema.Draft202012Validator({"$ref": f"#/$defs/{side}", "$defs": types})
+        for side in ("FromGateway", "FromServer")
+    )
+    kinds = set()
+    for seed in range(10):
+        house = House(seed, sinks, 4, keep_acked=sinks == 1)
+        asyncio.run(run(house, 300))
+        for frame in house.said:
+            message = msgspec.json.decode(frame)
+            if "rows" in message.get("body", ()):
+                message["body"] = {"clock": msgspec.to_builtins(CLOCK), "base_ms": 0, "groups": []}
+            gateway.validate(message)
+            kinds.add(message["type"])
+        for frame in house.heard:
+            server.validate(message := msgspec.json.decode(frame))
+            kinds.add(message["type"])
+    assert kinds >= {"hello", "batch", "end", "stats", "welcome", "ack", "nack"}

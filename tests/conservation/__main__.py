@@ -28,15 +28,23 @@ def campaign(first: int, count: int, *, stop_after: int = 20, every: int = 10_00
                 seen += run(seed, taps)
             except Exception as error:
                 failed.append(seed)
-                print(f"CONSERVATION_SEED={seed}: {type(error).__name__}: {str(error)[:600]}", flush=True)
-                if not isinstance(error, AssertionError):
-                    traceback.print_exc()
+                leaf = _leaf(error)
+                print(f"CONSERVATION_SEED={seed}: {type(leaf).__name__}: {str(leaf)[:600]}", flush=True)
+                if not isinstance(leaf, AssertionError):
+                    traceback.print_tb(leaf.__traceback__)
                 if len(failed) >= stop_after:
                     break
             if every and (seed + 1 - first) % every == 0:
                 ms = (time.process_time() - begun) / (seed + 1 - first) * 1000
                 print(f"{seed + 1 - first} schedules, {len(failed)} failed, {ms:.1f} ms each", flush=True)
     return failed, seen
+
+
+def _leaf(error: BaseException) -> BaseException:
+    """What went wrong first, beneath all groups."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def main() -> int:

@@ -125,6 +125,8 @@ class Platter:
         """A rescue could not save all, and no gap says so yet."""
         self.mood = Mood.WORKS
         self.broken = False
+        self.repaired = 0
+        """Rows that became a gap because they could not be read."""
         self._torn: State | None = None
 
     def copy(self) -> State:
@@ -429,6 +431,7 @@ class ModelStore:
                 if repair:
                     each.rows[at] = to_row(0, stored)
                     self._losses.append(Loss(GapReason.CORRUPT, None))
+                    self._platter.repaired += 1
             result.append(stored)
             size += len(stored.record.body) + ROW_OVERHEAD
             if size >= max_bytes:

@@ -58,7 +58,8 @@ class Way:
         if isinstance(item, bytes):
             weather.seen["frame " + item[:24].split(b'"', 4)[3].decode()] += 1
             if weather.foul:
-                return self._in_foul_weather(item)
+                self._in_foul_weather(item)
+                return
         at = self._loop.time() + self._dice.uniform(0.2, 2) * self.latency_s
         self._last = max(at, self._last)
         self._loop.call_at(self._last, self._arrive, item)
@@ -142,6 +143,7 @@ class Near:
     """The gateway's end: a `Link`."""
 
     full = False
+    wire_bytes = 0
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -163,13 +165,14 @@ class Near:
         assert isinstance(item, bytes)
         return item
 
-    async def ping(self) -> None:
+    async def ping(self, _: int = 0) -> None:
         pong = asyncio.get_running_loop().create_future()
         self._connection.up.send(pong)
         await pong
 
     def abort(self) -> None:
-        self._connection.cut()
+        if not self._connection.up.orphaned:  # a dead process does nothing
+            self._connection.cut()
 
     async def close(self, code: int, reason: str) -> None:
         """The closing handshake is not waited for; what was said before arrives."""

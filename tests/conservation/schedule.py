@@ -58,12 +58,14 @@ FAULTS = {
     "synchronise": 3,
     "back up": 4,
     "restore": 4,
+    "fail over": 1,
     "clone": 1,
     "rot": 1,
     "damage": 1,
     "poison": 2,
     "oversize": 0.2,
     "big": 0.2,
+    "split": 0.2,
 }
 
 
@@ -98,7 +100,7 @@ def mixture(dice: random.Random) -> dict[str, float]:
     return ALWAYS | chosen
 
 
-async def act(world: World, step: str) -> None:  # noqa: C901 - a table of steps
+async def act(world: World, step: str) -> None:
     dice = world.dice
     name = dice.choice(world.plan.endpoints)
     site = world.sites[name]
@@ -119,10 +121,12 @@ async def act(world: World, step: str) -> None:  # noqa: C901 - a table of steps
             world.put(1, text="x" * 270_000)
         case "big":
             world.put(2_100)
+        case "split":
+            world.put(4, text="\x01" * 40_000)  # six times as long in JSON
         case "wait":
             await asyncio.sleep(dice.choice([0.0, 0.003, 0.02, 0.1, 0.4, 0.8]))
         case "wait long":
-            await asyncio.sleep(dice.choice([3, 8, 70]))
+            await asyncio.sleep(dice.choice([3, 8, 70, 700]))
         case "stall":
             world.path(name, "stalled")
         case "refuse":
@@ -180,6 +184,8 @@ async def act(world: World, step: str) -> None:  # noqa: C901 - a table of steps
             site.storage.back_up()
         case "restore":
             await world.restore(site)
+        case "fail over":
+            world.fail_over(site)
         case "clone":
             await world.clone()
         case "rot":

@@ -23,7 +23,6 @@ from gateway.protocol.messages import GapBody, Hello, Window
 from tests.conservation.disk import Thread
 from tests.conservation.path import Connection
 
-
 FOREVER_MS = 2**61
 """A stamp that no sink takes: the batch is poison."""
 _FAR = str(FOREVER_MS)[:12].encode()

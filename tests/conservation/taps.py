@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 from unittest import mock
 
+from gateway.buffer import batching
 from gateway.buffer.buffer import Buffer
 from gateway.buffer.committer import Committer
 from gateway.buffer.ledger import OriginLedger
@@ -20,6 +21,8 @@ from gateway.buffer.ring import Ring
 from gateway.buffer.schema import Loss
 from gateway.buffer.shelf import Shelf
 from gateway.buffer.streams import Held, Stream
+from gateway.ingest.connection import Uplink as Session
+from gateway.ingest.fleet import CONFLICT
 from gateway.model import Origin, Record, RecordKind
 from gateway.protocol import batch
 from gateway.protocol.client import ClientSession
@@ -28,6 +31,7 @@ from gateway.protocol.marks import Streams
 from gateway.protocol.server import ServerSession
 from gateway.uplink.failover import Failover
 from gateway.uplink.session import Carrier
+from gateway.uplink.uplink import Uplink
 from tests.conservation.disk import ModelStore
 
 
@@ -94,7 +98,6 @@ PATHS = (
     "nack sent",
     "nack heard",
     "not stored",
-    "rewind",
     "sink went back",
     "fill",
     "distrust",
@@ -111,7 +114,6 @@ PATHS = (
     "more than 32 sealed",
     "flow 0",
     "group failed",
-    "store refused",
     "part of a gap",
     "poison",
     "late frame of a dead process",
@@ -129,6 +131,7 @@ PATHS = (
     "lost unsent",
     "rescue",
     "row repaired",
+    "store went back under a running server",
     "torn commit was there",
     "redelivery recognised",
     "redelivery settled",
@@ -182,7 +185,7 @@ class Taps:
                 stack.enter_context(mock.patch.object(owner, name, _wrapped(original, tap)))
             yield self
 
-    def _places(self) -> Sequence[tuple[type, str, Callable[..., Callable[[Any], None] | None]]]:
+    def _places(self) -> Sequence[tuple[Any, str, Callable[..., Callable[[Any], None] | None]]]:
         count = self._count
         return (
             (Stream, "insert", self._insert),
@@ -208,6 +211,9 @@ class Taps:
             (Failover, "_activate", self._activate),
             (Failover, "_retire", self._retire),
             (Buffer, "offers", self._offers),
+            (Uplink, "live_first", self._live_first),
+            (Session, "close", lambda _, code, *__: count("evicted session") if code == CONFLICT else None),
+            (batching, "encode", lambda *_, **__: lambda made: count("batch split") if len(made) > 1 else None),
         )
 
     def _count(self, path: str) -> None:
@@ -284,6 +290,15 @@ class Taps:
     def _retire(self, failover: Failover, connection: Any, reason: str, *_: object, **__: object) -> None:
         if reason == "back to a better endpoint":
             self._count("fail back")
+
+    def _live_first(self, uplink: Uplink) -> Callable[[Any], None]:
+        before = uplink._sealed_at
+
+        def told(_: object) -> None:
+            if uplink._sealed_at != before:
+                self._count("live first")
+
+        return told
 
     def _offers(self, buffer: Buffer) -> Callable[[Any], None]:
         def told(offers: Sequence[Any]) -> None:

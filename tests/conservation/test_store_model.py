@@ -84,7 +84,8 @@ class Pair:
         row = list(each.rows[seq])
         row[7] ^= 1
         each.rows[seq] = tuple(row)
-        assert self.real._records is not None and self.real._db is not None
+        assert self.real._records is not None
+        assert self.real._db is not None
         key = self.real._records._keys[name]
         self.real._db.execute("UPDATE record SET crc = ? WHERE id = ?", (row[7], key << 40 | seq))
         self.walked["rot"] += 1
@@ -218,7 +219,7 @@ def test_nothing_is_given_up_of_a_stream_that_is_being_read_whatever_its_key(tmp
     names = ["a" * 32, "b" * 32, "c" * 32]
     records = [Stored(Record(name, Lane.LIVE, 1, RecordKind.BATCH, b"x", 1), 0, None) for name in names]
     store.commit(Work(records, BOOTS[0]))
-    limits = Limits({}, {}, {name: SEQ_MASK for name in names}, {})
+    limits = Limits({}, {}, dict.fromkeys(names, SEQ_MASK), {})
     done = store.commit(Work((), BOOTS[0], limits=limits, expiry={Lane.LIVE: Expiry(BOOTS[0], 9, 9)}))
     assert done.losses == ()
     store.close()

@@ -22,11 +22,12 @@ from gateway.buffer import buffer as buffer_module
 from gateway.buffer import ring as rings
 from gateway.buffer.buffer import Buffer
 from gateway.buffer.config import BufferSettings
+from gateway.buffer.gaps import gap_body
 from gateway.buffer.recovery import sort_out
 from gateway.buffer.schema import from_row
 from gateway.errors import DecodeError, StoreError
 from gateway.model import GapReason, Lane, Origin, Record, RecordKind, Row, Shape, Trust
-from gateway.buffer.gaps import gap_body
+from gateway.protocol.messages import MAX_BATCH_BYTES
 from gateway.testing.loop import VirtualClock
 from gateway.uplink import session
 from gateway.uplink.config import Endpoint, Standby, UplinkSettings
@@ -115,6 +116,8 @@ class World:
         self.settled: set[int] = set()
         self.redelivered: set[int] = set()
         self.oversize: set[int] = set()
+        self.long: dict[int, str] = {}
+        """Payloads that are not like the others."""
         self.poison: set[int] = set()
         self.messages: dict[int, Message] = {}
         self.may_be_lost: set[int] = set()
@@ -291,6 +294,7 @@ class World:
     async def stop(self) -> None:
         self.thread.die()
         await self._end()
+        self.seen["row repaired"] += self.platter.repaired
         for site in self.sites.values():
             await site.crash()
 
@@ -385,12 +389,17 @@ class World:
         for _ in range(count):
             self.number += 1
             at_ms = FOREVER_MS if poison else self.number
-            rows.append(Row(ALARM if alarm else LIVE, at_ms, (text or payload(self.number), self.number)))
-        if text:
+            if text:
+                self.long[self.number] = text
+            rows.append(Row(ALARM if alarm else LIVE, at_ms, (self.payload(self.number), self.number)))
+        if len(text) > MAX_BATCH_BYTES:
             self.oversize.update(range(self.number - count + 1, self.number + 1))
         if poison:
             self.poison.update(range(self.number - count + 1, self.number + 1))
         self._feed.put_nowait((rows, None, settles))
+
+    def payload(self, number: int) -> str:
+        return self.long.get(number) or f"p{number}" * (1 + number % 7)
 
     def publish(self, count: int) -> None:
         """One message of a broker: it is kept there until it is settled, and the proof of that has come."""
@@ -402,7 +411,7 @@ class World:
             self._hand_over(message)
 
     def _hand_over(self, message: Message) -> None:
-        rows = [Row(LIVE, number, (payload(number), number), origin=message.origin) for number in message.rows]
+        rows = [Row(LIVE, number, (self.payload(number), number), origin=message.origin) for number in message.rows]
         self._feed.put_nowait((rows, message, True))
 
     def broker_returns(self) -> None:
@@ -475,6 +484,11 @@ class World:
         await self._crash_all_of(site.storage)
         if site.storage.restore():
             self.seen["backup took something"] += 1
+
+    def fail_over(self, site: Site) -> None:
+        """The store goes back under a running server: another machine took it over, and lags behind."""
+        if site.storage.folder is None and site.storage.restore():
+            self.seen["store went back under a running server"] += 1
 
     async def _crash_all_of(self, storage: Storage) -> None:
         for each in {id(s): s for s in self.sites.values() if s.storage is storage}.values():
@@ -575,7 +589,3 @@ class _UtcClock:
     def __init__(self, clock: Any) -> None:
         self.monotonic = clock.monotonic
         self.utc_ms = lambda: int(clock.monotonic() * 1000) + 1_750_000_000_000
-
-
-def payload(number: int) -> str:
-    return f"p{number}" * (1 + number % 7)

@@ -11,13 +11,13 @@ another name and is whole, without a log, before it takes its place, and each st
 from __future__ import annotations
 
 import itertools
-import os
 import shutil
 import stat
 from pathlib import Path
 from typing import Final
 
 from gateway.buffer.database import CorruptError
+from gateway.disk import sync_folder
 
 _FILE: Final = "buffer.db"
 _SUFFIXES: Final = ("-wal", "-shm", "-journal", "")
@@ -56,22 +56,6 @@ class Files:
         except FileNotFoundError:
             return 0
 
-    def renew_log(self) -> None:
-        """Writes the log anew and syncs it, if there is one.
-
-        A process that did not end in order left it. Its last pages may be on no disk yet; those of a sync that failed
-        never will be, though the kernel shows them, and a checkpoint would build on them.
-        """
-        if not self.log_bytes():
-            return
-        copy = _beside(self.part, "-wal")
-        with self.log.open("rb") as old, copy.open("wb") as new:
-            shutil.copyfileobj(old, new)
-            new.flush()
-            os.fsync(new.fileno())
-        copy.rename(self.log)
-        self._sync()
-
     def begin(self) -> None:
         """Makes room for a new `part`."""
         _remove(self.part)
@@ -79,7 +63,7 @@ class Files:
     def finish(self) -> None:
         """The part is whole, synced and closed: it will take its place, whatever happens."""
         self.part.rename(self._fresh)
-        self._sync()
+        sync_folder(self._folder)
 
     def put_in_place(self) -> None:
         """Lets the fresh file take its place, if there is one."""
@@ -87,9 +71,9 @@ class Files:
             return
         if any(_is_name(_beside(self.db, suffix)) for suffix in _SUFFIXES):
             self._set_aside()
-            self._sync()  # a new file never lies beside the log of an old one
+            sync_folder(self._folder)  # a new file never lies beside the log of an old one
         self._fresh.rename(self.db)
-        self._sync()
+        sync_folder(self._folder)
 
     def _set_aside(self) -> None:
         names = [self.db, *(self._folder / f"{_FILE}.damaged-{number}" for number in range(1, _DAMAGED_KEPT + 1))]
@@ -98,14 +82,6 @@ class Files:
             for suffix in _SUFFIXES:
                 if _is_name(_beside(old, suffix)):
                     _beside(old, suffix).rename(_beside(new, suffix))
-
-    def _sync(self) -> None:
-        """Makes names last."""
-        descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _beside(path: Path, suffix: str) -> Path:

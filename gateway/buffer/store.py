@@ -42,6 +42,7 @@ from gateway.buffer.database import (
 from gateway.buffer.files import Files
 from gateway.buffer.records import NO_LIMITS, Expiry, Limits, Records
 from gateway.buffer.schema import MIGRATIONS, SIZE, Disk, Loss, Stored
+from gateway.disk import renew_log
 from gateway.errors import StoreError
 from gateway.model import GapReason, Lane, Origin
 
@@ -211,7 +212,7 @@ class Store:
 
     def _copy_log(self) -> None:
         try:
-            self._files.renew_log()
+            renew_log(self._files.db)
         except OSError:
             pass  # the first commit says so; until then what is here can be read
 

@@ -272,7 +272,7 @@ def line(issued: Issued) -> str:
 def _show(settings: Settings) -> int:
     if not (settings.data / FILE).exists():
         raise ConfigError((f"{settings.data}: nothing has been stored there",))
-    sink = SqliteSink(settings.data)
+    sink = SqliteSink(settings.data, alone=False)
     try:
         for seed in sink.latest():
             where = f"{seed.gateway}  {seed.device}/{seed.point}"

@@ -2,7 +2,8 @@
 
 What holds: the rows of a batch and the mark of its stream change in one transaction, and the comparison with the mark
 is made inside it. WAL with synchronous=FULL: when `commit` returns, a power cut cannot take it back. When it raises,
-nothing of the group is stored, and the next call tries again on a fresh connection.
+nothing of the group was promised, and the next call tries again on a fresh connection. What that finds is on disk: a
+commit whose sync failed may be in the log all the same, and is there for good, or is not there at all.
 
 Readings of a boot whose clock was not trusted are put right in the transaction that takes the boot's clock record, and
 those that come after it (a backlog behind the live stream) are right from the start.
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from gateway.disk import renew_log
 from gateway.errors import DecodeError, StoreError
 from gateway.ingest.live import Seed
 from gateway.ingest.sinks.rows import Rows, rows, value_of
@@ -66,10 +68,14 @@ class _StreamRow:
 
 
 class SqliteSink:
-    """Opens, and creates or migrates, the file in `folder`. Raises StoreError."""
+    """Opens, and creates or migrates, the file in `folder`. Raises StoreError.
 
-    def __init__(self, folder: Path) -> None:
+    `alone`: this process is the only one that has the folder (`server.take`). Others only look.
+    """
+
+    def __init__(self, folder: Path, *, alone: bool = True) -> None:
         self.path = folder / FILE
+        self._alone = alone
         self._db: sqlite3.Connection | None = None
         self._codes: dict[Status, int] = {}
         self._next_id = 1
@@ -106,6 +112,8 @@ class SqliteSink:
         """The connection, made anew after a failure."""
         if self._db is not None:
             return self._db
+        if self._alone:
+            renew_log(self.path)
         db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=5.0)
         try:
             self._prepare(db)
@@ -260,6 +268,8 @@ class SqliteSink:
 
     def commit(self, entries: Sequence[Entry], results: Sequence[StoredResult], now_ms: int) -> list[Verdict]:
         """One group, one transaction. One verdict for each entry. Raises StoreError: then nothing is stored."""
+        with self._mapped():
+            self.open()  # after a failure it may hold more than was known
         group = _Group(self._series, self._codes, self._next_id, now_ms)
         try:
             with self.transaction() as db:

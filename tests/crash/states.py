@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import os
 import random
 import shutil
@@ -120,7 +121,7 @@ def verify(steps: Sequence[Step]) -> None:
                 assert bodies.setdefault(row[:2], row[4]) == row[4], f"two bodies of {row[:2]}"
         for stream in {row[0] for row in after}:
             mine = sorted(row[1:3] for row in after if row[0] == stream)
-            assert all(last < first for (_, last), (first, _) in zip(mine, mine[1:], strict=False)), "records overlap"
+            assert all(last < first for (_, last), (first, _) in itertools.pairwise(mine)), "records overlap"
 
 
 # ── one state ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -199,6 +200,7 @@ def record(shim: Path, below: Path, log: Path, *arguments: str, **environment: s
         [sys.executable, "-m", "tests.crash.workload", str(below), *arguments],
         env={**os.environ, "LD_PRELOAD": str(shim), "DISK_BELOW": str(below), "DISK_LOG": str(log), **environment},
         cwd=ROOT,
+        check=False,
         capture_output=True,
         text=True,
         timeout=100,

@@ -38,8 +38,8 @@ from gateway.buffer.store import Store
 from gateway.buffer.streams import Settling, Stream
 from gateway.clock import Clock
 from gateway.errors import StoreError
-from gateway.model import ClockState, GapReason, Json, Lane, Record, RecordKind, Row
-from gateway.protocol.messages import GapBody, StreamOffer
+from gateway.model import ClockState, Json, Lane, Record, RecordKind, Row
+from gateway.protocol.messages import StreamOffer
 
 log = logging.getLogger(__name__)
 
@@ -287,16 +287,7 @@ class Buffer:
         if found.disk is not None and found.disk.last >= first:
             held |= {each.record.seq: each.record for each in await self._committer.read(stream, first, 1)}
             held |= found.in_memory(first, grounded=True)[0]  # another session may have asked for the same
-        last = min([last, *(number - 1 for number in held)])
-        middle = min(last, max(found.stored_elsewhere(sink, first), first - 1))
-        if first <= middle:
-            self._shelf.add_gap(found, first, middle, GapBody(GapReason.STORED_ELSEWHERE, 0))
-        if middle < last:
-            # of our own stream, what nobody acked was lost with a part of the store
-            lost = found.ours and middle >= found.mark
-            body = GapBody(GapReason.CORRUPT if lost else GapReason.UNSENT)
-            self._shelf.add_gap(found, middle + 1, last, body)
-            self._shelf.count_gap(msgspec.json.encode(body))
+        self._shelf.fill(sink, found, first, min([last, *(number - 1 for number in held)]))
         self._news()
 
     def seal(self, lane: Lane) -> None:

@@ -94,11 +94,11 @@ class Records:
             rows, size = sums.get(key, (0, 0))
             self.disks[name] = self.disks[name]._replace(rows=rows, bytes=size)
         for (number,) in self._db.execute("SELECT id FROM record WHERE origins IS NOT NULL").fetchall():
-            name = names.get(number >> SEQ_BITS)
-            if name is not None:
-                for stored in self.read(name, number & SEQ_MASK, 1):
+            found = names.get(number >> SEQ_BITS)
+            if found is not None:
+                for stored in self.read(found, number & SEQ_MASK, 1):
                     if stored.record.origins:
-                        self.origins.append((name, stored.record.seq, stored.record.origins))
+                        self.origins.append((found, stored.record.seq, stored.record.origins))
         for name in names.values():
             self._refresh(name)
             if self.disks[name].rows:

@@ -157,8 +157,19 @@ class Shelf:
         body = msgspec.json.encode(GapBody(GapReason.CORRUPT))
         self.add(self.current[Lane.LIVE], [batching.Encoded(RecordKind.GAP, body, 0)])
 
-    def add_gap(self, stream: Stream, first: int, last: int, body: GapBody) -> None:
-        """Puts a gap where nothing is held."""
+    def fill(self, sink: str, stream: Stream, first: int, last: int) -> None:
+        """Puts gaps where nothing is held and this sink misses something."""
+        middle = min(last, max(stream.stored_elsewhere(sink, first), first - 1))
+        if first <= middle:
+            self._add_gap(stream, first, middle, GapBody(GapReason.STORED_ELSEWHERE, 0))
+        if middle < last:
+            # of our own stream, what nobody acked was lost with a part of the store
+            lost = stream.ours and middle >= stream.mark
+            body = GapBody(GapReason.CORRUPT if lost else GapReason.UNSENT)
+            self._add_gap(stream, middle + 1, last, body)
+            self.count(Loss(body.reason, None))
+
+    def _add_gap(self, stream: Stream, first: int, last: int, body: GapBody) -> None:
         stored = gap_record(stream.name, stream.lane, first, last, body, self.boot_ms(), None)
         born_s = min([self._clock.monotonic(), *(held.born_s for held in stream.fresh.values())])
         self._insert(stream, Held(stored.record, stored.at_ms, stored.utc_ms, born_s))
@@ -304,7 +315,7 @@ class Shelf:
         Returns, for each lane, up to which entry number of the ring its rows are in the store.
         """
         if opened.damaged:
-            self.flights.doubt()
+            self._doubt()
         for stream in self.streams.values():
             stream.set_disk(opened.disks.get(stream.name))
         older = {}
@@ -332,6 +343,12 @@ class Shelf:
         stream.marks |= sinks
         stream.ackers |= dict.fromkeys(sinks)
         stream.inherited |= sinks.keys()
+
+    def _doubt(self) -> None:
+        """Something was lost: what is missing need not have been acked, what is unknown need not be new."""
+        self.flights.doubt()
+        for stream in self.streams.values():
+            stream.inherited = frozenset()
 
     def recover(self, recovered: Recovered, *, sound: bool) -> None:
         """Takes over the ring's records under their old identity, and its origins.
@@ -369,9 +386,7 @@ class Shelf:
         if sound:
             self.ledger.trust(recovered.sessions)
         else:
-            self.flights.doubt()
-            for stream in self.streams.values():
-                stream.inherited = frozenset()
+            self._doubt()
         self.flights.free(recovered.useless)
 
 

@@ -1,4 +1,4 @@
-"""What a power cut leaves, where SQLite and the kernel promise less than it seems: names, and a log that was left behind.
+"""What a power cut leaves where SQLite and the kernel promise less than it seems: names, and a log that stayed behind.
 
 For stores of which one process at a time is the owner. Raises OSError.
 """

@@ -384,6 +384,7 @@ class Committer:
             known = self._shelf.streams.get(stream)
             if known is None or known.disk is None:
                 return  # two sessions were told the same, and the other one did it
+            self._shelf.rehouse(known)
             boot = self._shelf.clock_state.boot
             self._set_disks((await self._call(self.store.move, stream, mark, target, boot)).disks)
 

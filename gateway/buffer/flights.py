@@ -78,11 +78,13 @@ class Flights:
             for entry in entries:
                 self._ring.free(entry)
 
+    def keep(self, origins: Sequence[Origin]) -> Entry | None:
+        """Origins alone. None: there is no room."""
+        return self._ring.put(ORIGINS, encode_origins(origins)) if self._ring is not None else None
+
     def remember(self, held: Held, origins: Sequence[Origin]) -> Entry | None:
         """The origins of a record that is acked stay in the ring; where that has no room, by way of the record."""
-        if self._ring is None:
-            return None
-        entry = self._ring.put(ORIGINS, encode_origins(origins))
+        entry = self.keep(origins)
         if entry is None and held.flight is not None and held.flight.left == 1:
             entry, held.flight = held.flight.entry, None
         return entry

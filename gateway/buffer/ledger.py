@@ -127,6 +127,17 @@ class OriginLedger:
         """Those of them that are not forgotten."""
         return tuple([origin for origin in origins if self.seen(origin)])
 
+    def of(self, home: Home) -> tuple[Origin, ...]:
+        """The messages that live there."""
+        return tuple(
+            [
+                Origin(session, packet_id, known.fingerprint)
+                for session, messages in self._sessions.items()
+                for packet_id, known in messages.items()
+                if known.home is home
+            ]
+        )
+
     def _leave(self, known: _Known) -> None:
         home, known.home = known.home, None
         if home is not None:

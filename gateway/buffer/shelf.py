@@ -239,6 +239,13 @@ class Shelf:
         if stream.disk is not None and stream.disk.first <= stream.mark:
             self.trimmable()
 
+    def rehouse(self, stream: Stream) -> None:
+        """Rows on disk that keep origins go, or get another identity: the ring keeps them instead."""
+        for home in stream.pins.values():
+            home.row = None
+            home.entry = self.flights.keep(self.ledger.of(home))
+        stream.pins = {}
+
     def _homeless(self, home: Home) -> None:
         """The source will not send these messages again: nothing needs to remember them."""
         if home.entry is not None:

@@ -677,6 +677,22 @@ def test_a_restored_copy_moves_what_is_unacked_to_a_new_stream(tmp_path: Path) -
     run(main())
 
 
+def test_what_a_source_may_send_again_is_known_after_its_stream_was_distrusted(tmp_path: Path) -> None:
+    async def main() -> None:
+        machine = Machine(tmp_path)
+        buffer = await machine.start()
+        for packet_id in (1, 2):
+            await buffer.append([row(packet_id, origin=origin(packet_id))], lambda: None)
+            await asyncio.sleep(0.6)
+        buffer.ack("sink", live(buffer), 1)
+        await buffer.distrust(live(buffer))
+        buffer = await machine.kill()
+        assert [buffer.ledger.settled(origin(packet_id)) for packet_id in (1, 2)] == [True, True]
+        await machine.stop()
+
+    run(main())
+
+
 def test_two_sessions_may_tell_of_the_same_copy_at_once(tmp_path: Path) -> None:
     async def main() -> None:
         machine = Machine(tmp_path)

@@ -58,7 +58,6 @@ FAULTS = {
     "synchronise": 3,
     "back up": 4,
     "restore": 4,
-    "fail over": 1,
     "clone": 1,
     "rot": 1,
     "damage": 1,
@@ -184,8 +183,6 @@ async def act(world: World, step: str) -> None:
             site.storage.back_up()
         case "restore":
             await world.restore(site)
-        case "fail over":
-            world.fail_over(site)
         case "clone":
             await world.clone()
         case "rot":

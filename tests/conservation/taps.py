@@ -131,7 +131,6 @@ PATHS = (
     "lost unsent",
     "rescue",
     "row repaired",
-    "store went back under a running server",
     "torn commit was there",
     "redelivery recognised",
     "redelivery settled",

@@ -485,11 +485,6 @@ class World:
         if site.storage.restore():
             self.seen["backup took something"] += 1
 
-    def fail_over(self, site: Site) -> None:
-        """The store goes back under a running server: another machine took it over, and lags behind."""
-        if site.storage.folder is None and site.storage.restore():
-            self.seen["store went back under a running server"] += 1
-
     async def _crash_all_of(self, storage: Storage) -> None:
         for each in {id(s): s for s in self.sites.values() if s.storage is storage}.values():
             await each.crash()

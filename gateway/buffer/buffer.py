@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
@@ -223,6 +223,10 @@ class Buffer:
     def offers(self) -> tuple[StreamOffer, ...]:
         """See `Outbox`."""
         return self._shelf.offers(grounded=bool(self._committer.problem))
+
+    def holds(self) -> Collection[str]:
+        """See `Outbox`."""
+        return self._shelf.streams.keys()
 
     def waiting(self) -> tuple[int, float]:
         """See `Outbox`."""

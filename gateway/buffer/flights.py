@@ -93,10 +93,17 @@ class Flights:
 
     def acked_by(self, stream: Stream, sink: str) -> None:
         """This sink acks something of the stream: whose they are, holes that it leaves in the ring cannot tell."""
-        if self._ring is not None and sink not in stream.ackers:
-            entry = self._ring.put(ACKER, encode_acker(stream.name, sink))
+        if self._ring is None:
+            return
+        wanted = {*stream.marks, sink}
+        for name in wanted - stream.ackers.keys():
+            entry = self._ring.put(ACKER, encode_acker(stream.name, name))
             if entry is not None:
-                stream.ackers[sink] = entry
+                stream.ackers[name] = entry
+        for name in stream.ackers.keys() - wanted:
+            forgotten = stream.ackers.pop(name)
+            if forgotten is not None:
+                self._ring.free(forgotten)
 
     def forget(self, stream: Stream) -> None:
         """Nothing is left of it."""

@@ -200,6 +200,7 @@ class Shelf:
         if not stream.sealed:
             seq = min(seq, stream.next - 1)
         if sink not in stream.ackers:
+            stream.meet(sink)
             self.flights.acked_by(stream, sink)
         stream.marks[sink] = max(stream.marks.get(sink, 0), seq)
         if seq > stream.mark:

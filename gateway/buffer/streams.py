@@ -18,6 +18,10 @@ from gateway.buffer.schema import SEQ_MASK, Disk
 from gateway.model import GapReason, Lane, Record, RecordKind
 from gateway.protocol.messages import GapBody, StreamOffer
 
+SINKS_KNOWN: Final = 16
+"""Of one stream."""
+SOMEBODY: Final = "?"
+"""Stands for sinks that are forgotten: any of them may have acked anything."""
 RECORD_OVERHEAD: Final = 400
 """Bytes that a record in memory costs beside its body, roughly."""
 
@@ -150,9 +154,16 @@ class Stream:
         marks, stored = self.marks, self.marks_on_disk
         return marks.keys() != stored.keys() or (len(marks) > 1 and marks != stored)
 
+    def meet(self, sink: str) -> None:
+        """A sink acks something here. Servers that call themselves by a new name each time fill no memory."""
+        if sink not in self.marks and len(self.marks) >= SINKS_KNOWN:
+            self.marks = {SOMEBODY: 0}
+            self.inherited = frozenset()
+
     def stored_elsewhere(self, sink: str, first: int) -> int:
         """Up to here another sink has whatever is missing from `first` on; below `first`: it is not known to."""
-        if self.inherited and sink not in self.inherited and first > self.marks.get(sink, 0):
+        known = self.inherited and not self.inherited & {sink, SOMEBODY}
+        if known and first > self.marks.get(sink, 0):
             return SEQ_MASK  # a hole that was found was acked, and not by this one
         return max((mark for other, mark in self.marks.items() if other != sink), default=0)
 

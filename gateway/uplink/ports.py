@@ -5,7 +5,7 @@ All methods are called on the event loop. What is not `async` neither blocks nor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from gateway.model import Command, Lane, Record, Result
@@ -20,6 +20,9 @@ class Outbox(Protocol):
 
         The open live stream is always there, although nothing may be in it yet (`first == next`).
         """
+
+    def holds(self) -> Collection[str]:
+        """Every stream of which something is held, be it offered at present or not."""
 
     def waiting(self) -> tuple[int, float]:
         """Records not yet acked by any sink, and the age of the oldest in seconds (0.0 when there is none)."""

@@ -126,7 +126,8 @@ class Uplink:
                 self._act(self._failover.renewed(index, watch.look(utc_s), now))
             self._act(self._failover.tick(now))
             await self._keep_books(now, utc_s)
-            self._manifest.keep({offer.stream for offer in self._outbox.offers()} | self._held.keys())
+            self._manifest.keep({*self._outbox.holds(), *self._held})
+            self._manifest.learn(self._outbox.offers())  # before one is sealed that no session has seen open
             self._changed.clear()  # nothing was awaited since: whatever has set it is in this deadline
             deadline = self._failover.deadline(now)
             wait_s = LOOK_AT_FILES_EVERY_S if deadline is None else min(deadline - now, LOOK_AT_FILES_EVERY_S)

@@ -11,6 +11,7 @@ import pytest
 
 from gateway.buffer import store as store_module
 from gateway.buffer.schema import from_sinks, to_sinks
+from gateway.buffer.streams import SINKS_KNOWN
 from gateway.errors import StoreError
 from gateway.model import GapReason, Lane
 from gateway.testing.loop import run
@@ -217,6 +218,49 @@ def test_more_sealed_streams_than_are_offered_all_arrive_in_order(tmp_path: Path
             await deliver(buffer, sink)
         assert sink.numbers == list(range(100)), "the oldest first"
         assert sink.gaps == []
+        await machine.stop()
+
+    run(main())
+
+
+def test_all_that_is_held_is_named_whether_it_is_offered_or_not(tmp_path: Path) -> None:
+    """Else what was sent of a stream, and to whom, would be forgotten while it waits behind 32 others."""
+
+    async def main() -> None:
+        machine = Machine(tmp_path)
+        buffer = await machine.start()
+        for number in range(50):
+            await buffer.append([row(number)])
+            buffer.seal(Lane.LIVE)
+        assert len(buffer.offers()) == 34
+        assert len(buffer.holds()) == 52
+        assert {offer.stream for offer in buffer.offers()} <= set(buffer.holds())
+        await machine.stop()
+
+    run(main())
+
+
+def test_a_server_with_a_new_name_each_time_fills_no_memory_and_makes_nobody_lie(tmp_path: Path) -> None:
+    async def main() -> None:
+        machine, first = Machine(tmp_path), Sink("first")
+        buffer = await machine.start()
+        buffer.online(True)
+        for number in range(60):
+            await buffer.append([row(number)])
+            await deliver(buffer, first)
+            buffer.ack(f"name-{number}", live(buffer), number + 1)
+            assert len(buffer._shelf.streams[live(buffer)].marks) <= SINKS_KNOWN + 1
+        assert buffer.stats()["ring_bytes"] < 100 * (SINKS_KNOWN + 2)
+        await buffer.append([row(100)])
+        buffer.close(Lane.LIVE)
+        stream = live(buffer)
+        for again in (machine.kill, machine.kill):  # the second finds what the first wrote down
+            buffer = await again()
+            await asyncio.sleep(1)
+        sink = Sink("name-3")  # it acked 4 and lost them
+        await deliver(buffer, sink, streams=[stream])
+        assert sink.numbers == [100]
+        assert [gap.reason for gap in sink.gaps] == [GapReason.UNSENT], "it may have been this one itself"
         await machine.stop()
 
     run(main())

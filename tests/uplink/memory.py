@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import msgspec
 
@@ -76,6 +76,9 @@ class MemoryOutbox:
         sealed = [s for s in self.streams.values() if s.sealed and s.free < s.next - 1]
         sealed.sort(key=lambda s: s.lane is Lane.LIVE)
         return tuple(StreamOffer(s.id, s.lane, min(s.free + 1, s.next), s.next, s.sealed) for s in (*opened, *sealed))
+
+    def holds(self) -> Collection[str]:
+        return self.streams.keys()
 
     def waiting(self) -> tuple[int, float]:
         return len(self.unacked()), self.age_s

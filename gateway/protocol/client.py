@@ -144,8 +144,8 @@ class ClientSession:
         if mark < self._known_before.get((self.sink, offer.stream), 0):
             self._manifest.went_back(self.sink, offer.stream, mark)
             return []
-        self._manifest.acked(self.sink, offer.stream, mark)
         held = min(mark, offer.next - 1)
+        self._manifest.acked(self.sink, offer.stream, held)
         return [Acked(offer.stream, held)] if held else []
 
     def _distrust(self, stream: str) -> list[Output]:
@@ -337,9 +337,10 @@ class ClientSession:
             if self._manifest.never_sent(stream, mark):
                 outputs += self._distrust(stream)
                 continue
-            newest = place.land(mark)
-            self._manifest.acked(self.sink, stream, mark)
-            outputs.append(Acked(stream, min(mark, place.next - 1)))
+            held = min(mark, place.next - 1)  # of an earlier process the sink may know more [M4b]
+            newest = place.land(held)
+            self._manifest.acked(self.sink, stream, held)
+            outputs.append(Acked(stream, held))
             if newest is not None:
                 progress = True
                 place.nacks.clear()

@@ -30,6 +30,7 @@ from gateway.uplink.uplink import LIVE_FIRST_EVERY_S, LIVE_FIRST_RECORDS, About,
 from tests.ingest.cloud import body, cloud, entry, gateway, stream_id
 from tests.uplink.house import running, state_of, trouble_of, until
 from tests.uplink.memory import MemoryCommands, MemoryOutbox
+from tests.uplink.sink import Sink, Store
 
 TEXT = (Path(schema.__file__).parent / "README.md").read_text()
 WELCOME = {"type": "welcome", "sink": "c" * 32, "session": "1", "marks": {}}
@@ -231,6 +232,23 @@ def test_a_session_taken_for_dead_is_cut_without_a_closing_handshake() -> None:
     assert server.sessions[0].close_code == 1006
 
 
+def test_a_stream_that_is_sealed_before_its_first_session_is_still_our_own() -> None:
+    """[M4a] Live first seals it before the very first hello; a mark beyond what was sent is no ack all the same."""
+
+    async def main() -> None:
+        outbox, store = MemoryOutbox(), Store()
+        (stream,) = outbox.streams
+        for row in range(LIVE_FIRST_RECORDS + 1):
+            outbox.put(row)
+            outbox.close(Lane.LIVE)
+        store.marks[stream] = 10_000
+        async with Sink(store) as sink, running(outbox, Endpoint(url=sink.url, name="a")):
+            await until(lambda: outbox.distrusted == [stream])
+            assert stream in outbox.sealed
+
+    asyncio.run(main())
+
+
 def test_a_backlog_is_sealed_off_once_a_minute_at_most() -> None:
     """[M6a, M6c]"""
 
@@ -271,7 +289,7 @@ def test_a_backlog_is_sealed_off_once_a_minute_at_most() -> None:
 
 def test_reading_stops_while_the_store_takes_nothing(tmp_path: Path) -> None:
     """[W5] What a gateway sends beyond that waits in the sockets, and arrives when there is room."""
-    large = body([secrets.token_hex(50_000)])  # nothing that compression makes small
+    large = body([secrets.token_urlsafe(75_000)])  # nothing that compression makes small
 
     async def main() -> None:
         stream, release = stream_id(), threading.Event()
@@ -290,13 +308,13 @@ def test_reading_stops_while_the_store_takes_nothing(tmp_path: Path) -> None:
                 release.set()
             await held
             await sending
-            await sender.acked(stream, 400)
+            await sender.acked(stream, 200)
 
     asyncio.run(main())
 
 
 async def _send(sender: Any, stream: str, content: bytes) -> None:
-    for seq in range(2, 401):
+    for seq in range(2, 201):
         await sender.batch(stream, seq, content)
 
 

@@ -57,7 +57,9 @@ class Load:
     def __init__(self, buffer: Buffer, uplink: Uplink) -> None:
         self.sent = 0
         self.waited_s = 0.0
-        self.offline = 0
+        self.usual_s = 0.0
+        """The same while nothing happens, on this machine at this moment."""
+        self.nowhere = 0
         self._buffer = buffer
         self._uplink = uplink
 
@@ -66,7 +68,7 @@ class Load:
             await self._buffer.append([row(self.sent)])
             self.sent += 1
             self.waited_s = max(self.waited_s, self._buffer.waiting()[1])
-            self.offline += not self._uplink.online
+            self.nowhere += self._uplink.status()["active"] is None
             await asyncio.sleep(0.005)
 
 
@@ -77,8 +79,10 @@ async def loaded(home: Path, endpoint: Endpoint) -> AsyncIterator[tuple[Load, Up
         load = Load(buffer, uplink)
         task = asyncio.create_task(load.run())
         try:
-            await until(lambda: load.sent > 100)
+            await until(lambda: load.sent > 50)
             load.waited_s = 0.0
+            await until(lambda: load.sent > 150)
+            load.usual_s, load.waited_s = load.waited_s, 0.0
             yield load, uplink
             seen = load.sent
             await until(lambda: load.sent > seen + 50)
@@ -134,8 +138,8 @@ def test_a_token_is_renewed_under_load_without_a_gap(
                         await until(lambda: relay.accepted == len(tokens) and state_of(uplink, "a") == "active")
                         await server.committer.call(forget, server, tokens[-2])
                     shown.append(json.dumps(uplink.status()))
-                    assert load.offline == 0, "there was always somewhere to send to"
-                    assert load.waited_s < 2 * RTT_S + 0.3
+                    assert load.nowhere == 0, "there was always somewhere to send to"
+                    assert load.waited_s < max(2 * RTT_S + 0.3, 4 * load.usual_s)
                     relay.cut()
                     await until(lambda: relay.accepted == 4 and state_of(uplink, "a") == "active")
                     sent = load
@@ -178,8 +182,8 @@ def test_a_certificate_is_renewed_under_load_without_a_gap_even_when_its_key_com
                     assert state_of(uplink, "a") == "active", "what is open stays open"
                     secret(tls.keyfile, fresh.private_key_pem.bytes().decode())
                     await until(lambda: relay.accepted == 2 and state_of(uplink, "a") == "active")
-                    assert load.offline == 0
-                    assert load.waited_s < 2 * RTT_S + 0.3
+                    assert load.nowhere == 0
+                    assert load.waited_s < max(2 * RTT_S + 0.3, 4 * load.usual_s)
             assert stored(next((tmp_path / "sink").glob("*.db"))) == list(range(load.sent))
 
     server_files(pki)

@@ -47,6 +47,8 @@ def show(figures: Sequence[Figure]) -> str:
 
 def finish(figures: Sequence[Figure], as_json: bool, failed: bool = False) -> NoReturn:
     """Prints and ends the program."""
+    if sys.stderr.isatty():
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
     if as_json:
         print(json.dumps([{**figure._asdict(), "short": figure.short} for figure in figures], indent=1))
     else:
@@ -55,5 +57,6 @@ def finish(figures: Sequence[Figure], as_json: bool, failed: bool = False) -> No
 
 
 def doing(what: str) -> None:
-    """One line for who waits, on stderr; it overwrites itself."""
-    print(f"\r\x1b[K{what} …", end="" if sys.stderr.isatty() else "\n", file=sys.stderr, flush=True)
+    """One line for who waits: on a terminal, where it overwrites itself."""
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{what} …", end="", file=sys.stderr, flush=True)

@@ -67,7 +67,9 @@ def plan(config: Config) -> list[str]:
     size = size_text(config.buffer.max_size)
     lines.append(f"buffer in {config.gateway.state_dir}, at most {size}, then {config.buffer.when_full}")
     for number, endpoint in enumerate(config.uplink.endpoint, start=1):
-        lines.append(f"uplink {number}: {endpoint.url}")
+        way = f", out by {endpoint.interface}" if endpoint.interface else ""
+        way += f", through {endpoint.proxy}" if endpoint.proxy else ""
+        lines.append(f"uplink {number}: {endpoint.url}{way}")
     if not config.uplink.endpoint:
         lines.append("no [[uplink.endpoint]]: readings are kept on disk until there is one")
     return lines

@@ -104,6 +104,13 @@ def test_the_example_is_good_and_its_plan_is_told() -> None:
     assert out.endswith("config.example.toml is good\n")
 
 
+def test_the_plan_says_which_way_an_endpoint_is_reached(tmp_path: Path) -> None:
+    keys = 'url = "wss://a/"\ninterface = "wwan0"\nproxy = "socks5://10.0.0.1:1080"\n'
+    (tmp_path / "a.toml").write_text(f"[[uplink.endpoint]]\n{keys}")
+    _, out, _ = gateway("check", "a.toml", cwd=tmp_path)
+    assert "uplink 1: wss://a/, out by wwan0, through socks5://10.0.0.1:1080" in out.splitlines()
+
+
 def test_a_warning_says_that_it_is_one_and_the_file_is_good_all_the_same(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text('[[uplink.endpoint]]\nurl = "ws://example.com/"\n')
     code, out, err = gateway("check", "a.toml", cwd=tmp_path)

@@ -2,9 +2,9 @@
 
 `gateway run` reads 50 Modbus devices of 100 registers four times a second into a real `gateway ingest`, which is killed
 and stopped at random (seeded): short and long, one after the other. RSS of the gateway is taken five times a second,
-from when it keeps as many acked batches as it may. Printed are minimum, median and maximum for each tenth of the run,
-and the verdict: the medians of the tenths after the first stay within 5 % of their own median. What the ingest server
-stored is compared with what the gateway collected.
+from when it keeps as many acked batches as it may and has had a kill and a stop. Printed are minimum, median and
+maximum for each tenth of the run, and the verdict: the medians of the tenths after the first stay within 5 % of their
+own median. What the ingest server stored is compared with what the gateway collected.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ FLAT: Final = 0.05
 _SAMPLE_S: Final = 0.2
 _KEPT_BYTES: Final = 1_000_000
 """`keep_acked` here, an eighth of the default: it is full soon, and from then on nothing may grow any more."""
+_FEW: Final = 20
+"""Batches that wait although all is well."""
 _OUTAGE_S: Final = (0.5, 8.0)
 _WELL_S: Final = (2.0, 12.0)
 _SETTLE_S: Final = 300.0
@@ -59,27 +61,35 @@ class Run:
         self.samples: list[Sample] = []
         self.kills = self.stops = 0
         self._before = 0
+        self._trouble_task: asyncio.Task[None]
+
+    @property
+    def outages(self) -> int:
+        """So far, the one under way among them."""
+        return self.kills + self.stops
 
     async def warm_up(self) -> None:
-        """Returns when what is kept for a sink that loses something (`keep_acked`) is as much as it may be."""
+        """Returns when what is kept for a sink that loses something (`keep_acked`) is as much as it may be, and when a
+        kill and a stop have shown what they take."""
 
-        async def full() -> bool:
+        async def warm() -> bool:
             status: Any = await self._rig.status()
             self._before = status["intake"]["readings"]
             doing(f"{status['buffer']['kept_bytes']:,} bytes of acked batches are kept")
-            return bool(status["buffer"]["kept_bytes"] >= 0.95 * _KEPT_BYTES)
+            full = status["buffer"]["kept_bytes"] >= 0.95 * _KEPT_BYTES
+            return full and self.outages >= 2 and status["buffer"]["records"] < _FEW
 
-        await until(full, _SETTLE_S, "what is kept has filled up")
+        self._trouble_task = asyncio.create_task(self._trouble())
+        await until(warm, _SETTLE_S, "what is kept has filled up")
 
     async def work(self) -> None:
         """Returns when so many readings were collected and the sink is well."""
-        trouble = asyncio.create_task(self._trouble())
         try:
             while not self.samples or self.samples[-1].readings < self._wanted:
                 await asyncio.sleep(_SAMPLE_S)
                 await self._sample()
         finally:
-            trouble.cancel()
+            self._trouble_task.cancel()
         self._wake()
         if not self._rig.ingest.running:
             await self._rig.ingest.start()
@@ -99,7 +109,7 @@ class Run:
         while True:
             await asyncio.sleep(self._dice.uniform(*_WELL_S))
             away_s = self._dice.uniform(*_OUTAGE_S)
-            if self._dice.random() < 0.5:
+            if self._dice.random() < 0.5 if self.outages > 1 else self.outages:
                 self.kills += 1
                 await self._rig.ingest.end(signal.SIGKILL)
                 await asyncio.sleep(away_s)

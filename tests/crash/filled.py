@@ -24,6 +24,8 @@ class Filled(NamedTuple):
     """Batches, by stream and number."""
     numbers: frozenset[int]
     """Of all rows."""
+    last: frozenset[int]
+    """Of those in the last commit: without its end it looks as if a power cut had come before it."""
 
 
 def fill(home: Path) -> Filled:
@@ -63,6 +65,9 @@ async def _fill(home: Path) -> Filled:
     await rows(buffer, 20)
     buffer.hurry()
     await asyncio.sleep(1)
+    await rows(buffer, 1)
+    buffer.hurry()
+    await asyncio.sleep(1)
     folder = home / "filled"
     folder.mkdir()
     for path in machine.data.iterdir():
@@ -74,4 +79,4 @@ async def _fill(home: Path) -> Filled:
     await machine.stop()
     assert sink.numbers.count(number) == 1
     assert len(sink.numbers) == number
-    return Filled(folder, sink._bodies, frozenset(sink.numbers))
+    return Filled(folder, sink._bodies, frozenset(sink.numbers), frozenset({number}))

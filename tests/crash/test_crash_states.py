@@ -16,16 +16,11 @@ from pathlib import Path
 import pytest
 
 from tests.crash.record import Disk, Event, Kind, Left, events
-from tests.crash.states import ROOT, build, campaign, look, memory, promises, record, verify
+from tests.crash.states import ROOT, campaign, look, memory, promises, record, verify
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc: the recorder is a small C library")
 
 _SEED = 1
-
-
-@pytest.fixture(scope="module")
-def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("recorder"))
 
 
 def test_the_recorder_misses_nothing_that_the_kernel_sees(shim: Path) -> None:

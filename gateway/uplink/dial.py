@@ -1,7 +1,8 @@
 """A name to a connected socket: DNS, then Happy Eyeballs [RFC 8305] over its addresses, by the interface asked for.
 
 A lookup cannot be cancelled: the C library sits in it until it gives up, half a minute on a dead server. So each has a
-thread of its own that nobody waits for, neither the next attempt nor the end of the process.
+thread of its own that nobody waits for, neither the next attempt nor the end of the process; there are no more of them
+than attempts in half a minute.
 
 The kernel's timers stand behind our own: a peer that is gone, or has stopped taking data, ends the connection even when
 nobody else notices.
@@ -115,7 +116,7 @@ async def resolve(host: str, port: int, within_s: float) -> list[Address]:
             return _by_turns(await answer)
     except TimeoutError as error:
         raise Refused(Reaction(Kind.RETRY, f"no answer from DNS for {host} within {within_s:g} s")) from error
-    except socket.gaierror as error:
+    except OSError as error:
         raise Refused(Reaction(Kind.RETRY, _not_found(host, error))) from error
     except UnicodeError as error:
         raise Refused(Reaction(Kind.REST, f"{host} can be no name of a host", reactions.QUARTER_HOUR_S)) from error
@@ -126,10 +127,10 @@ def _look_up(host: str, port: int, flags: int = 0) -> list[Address]:
     return [Address(family, sockaddr) for family, _, _, _, sockaddr in infos]
 
 
-def _not_found(host: str, error: socket.gaierror) -> str:
-    if error.errno in (socket.EAI_NONAME, socket.EAI_NODATA):
+def _not_found(host: str, error: OSError) -> str:
+    if isinstance(error, socket.gaierror) and error.errno in (socket.EAI_NONAME, socket.EAI_NODATA):
         return f"DNS knows no address of {host}"
-    if error.errno == socket.EAI_AGAIN:
+    if isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN:
         return f"DNS cannot be asked for {host} at present"
     return f"DNS failed for {host}: {error.strerror}"
 
@@ -240,13 +241,15 @@ def _by_way_of(interface: str, addresses: Sequence[Address]) -> list[Address]:
 def _families(interface: str) -> set[int]:
     """For which kinds of address it has one of its own. Raises Refused."""
     found: set[int] = set()
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        try:
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             fcntl.ioctl(sock, _SIOCGIFADDR, struct.pack("16s24x", interface.encode()))
-            found.add(socket.AF_INET)
-        except OSError as error:
-            if error.errno == errno.ENODEV:
-                raise Refused(Reaction(Kind.RETRY, f"there is no interface {interface}")) from error
+        found.add(socket.AF_INET)
+    except OSError as error:
+        if error.errno == errno.ENODEV:
+            raise Refused(Reaction(Kind.RETRY, f"there is no interface {interface}")) from error
+        if error.errno != errno.EADDRNOTAVAIL:
+            raise Refused(Reaction(Kind.RETRY, f"interface {interface}: {_plain(error)}")) from error
     try:
         rows = Path("/proc/thread-self/net/if_inet6").read_text().splitlines()
     except OSError:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
+import resource
 import socket
 import ssl
 import threading
@@ -131,21 +133,41 @@ def test_a_dns_that_does_not_answer_holds_up_neither_the_attempt_nor_the_end(mon
 
 
 @pytest.mark.parametrize(
-    ("number", "says", "kind"),
+    ("error", "says"),
     [
-        (socket.EAI_NONAME, "DNS knows no address of a.example", Kind.RETRY),
-        (socket.EAI_NODATA, "DNS knows no address of a.example", Kind.RETRY),
-        (socket.EAI_AGAIN, "DNS cannot be asked for a.example at present", Kind.RETRY),
-        (socket.EAI_FAIL, "DNS failed for a.example: sorry", Kind.RETRY),
+        (socket.gaierror(socket.EAI_NONAME, "sorry"), "DNS knows no address of a.example"),
+        (socket.gaierror(socket.EAI_NODATA, "sorry"), "DNS knows no address of a.example"),
+        (socket.gaierror(socket.EAI_AGAIN, "sorry"), "DNS cannot be asked for a.example at present"),
+        (socket.gaierror(socket.EAI_FAIL, "sorry"), "DNS failed for a.example: sorry"),
+        (OSError(errno.EMFILE, "Too many open files"), "DNS failed for a.example: Too many open files"),
     ],
 )
-def test_what_dns_answers_is_said(monkeypatch: pytest.MonkeyPatch, number: int, says: str, kind: Kind) -> None:
+def test_what_dns_answers_is_said(monkeypatch: pytest.MonkeyPatch, error: OSError, says: str) -> None:
     def look_up(*_: Any, **__: Any) -> Any:
-        raise socket.gaierror(number, "sorry")
+        raise error
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
-    error, _ = asyncio.run(refusal(at(1, host="a.example")))
-    assert (str(error), error.reaction.kind) == (says, kind)
+    refused, _ = asyncio.run(refusal(at(1, host="a.example")))
+    assert (str(refused), refused.reaction.kind) == (says, Kind.RETRY)
+
+
+@pytest.mark.parametrize("interface", ["", "lo"])
+def test_a_process_without_free_descriptors_is_said_and_not_ended(interface: str) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    async def main() -> Refused:
+        lowest = os.dup(0)
+        os.close(lowest)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+        try:
+            error, _ = await refusal(at(1, interface=interface))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        return error
+
+    error = asyncio.run(main())
+    assert error.reaction.kind is Kind.RETRY
+    assert str(error).endswith("Too many open files")
 
 
 def test_a_name_that_can_be_none_is_rested() -> None:

@@ -127,6 +127,10 @@ class OriginLedger:
         """Those of them that are not forgotten."""
         return tuple([origin for origin in origins if self.seen(origin)])
 
+    def packets(self) -> set[tuple[bytes, int]]:
+        """Session and packet id of all that is known."""
+        return {(session, packet_id) for session, messages in self._sessions.items() for packet_id in messages}
+
     def of(self, home: Home) -> tuple[Origin, ...]:
         """The messages that live there."""
         return tuple(

@@ -334,11 +334,14 @@ class Shelf:
                 if not opened.damaged:  # else what is missing need not have been acked
                     self._inherit(stream, opened.sinks.get(name, {}))
         self.streams = older | self.streams
+        newer = self.ledger.packets()
         for name, seq, origins in opened.origins:
-            home = Home()
-            home.row = (name, seq)
-            self.ledger.recall(origins, home, settled=True)
-            self.streams[name].pins[seq] = home
+            older = [origin for origin in origins if (origin.session, origin.packet_id) not in newer]
+            if older:
+                home = Home()
+                home.row = (name, seq)
+                self.ledger.recall(older, home, settled=True)
+                self.streams[name].pins[seq] = home
         for loss in opened.losses:
             self.count(loss)
         covered = {lane: number for (ring, lane), number in opened.covered.items() if ring == self.flights.name}

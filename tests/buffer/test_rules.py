@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from gateway.buffer import store as store_module
 from gateway.buffer.buffer import Buffer
 from gateway.buffer.config import BufferSettings, WhenFull
 from gateway.errors import StoreError
@@ -688,6 +689,30 @@ def test_what_a_source_may_send_again_is_known_after_its_stream_was_distrusted(t
         await buffer.distrust(live(buffer))
         buffer = await machine.kill()
         assert [buffer.ledger.settled(origin(packet_id)) for packet_id in (1, 2)] == [True, True]
+        await machine.stop()
+
+    run(main())
+
+
+def test_a_store_that_opens_late_does_not_overrule_a_newer_message_of_the_same_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        machine = Machine(tmp_path)
+        buffer = await machine.start()
+        await buffer.append([row(1, origin=origin(1, b"old"))], lambda: None)
+        await asyncio.sleep(0.6)
+        whole = store_module.Store.open
+
+        def fail(_: object) -> None:
+            raise StoreError("not now")
+
+        monkeypatch.setattr(store_module.Store, "open", fail)
+        buffer = await machine.kill()
+        await buffer.append([row(2, origin=origin(1, b"new"))], lambda: None)
+        monkeypatch.setattr(store_module.Store, "open", whole)
+        await asyncio.sleep(70)
+        assert buffer.ledger.settled(origin(1, b"new"))
         await machine.stop()
 
     run(main())

@@ -18,8 +18,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
+import msgspec
+
 from gateway.errors import LocalProtocolError, RemoteProtocolError
-from gateway.model import ClockState, Command, Json, Lane, Outcome, Record, Result
+from gateway.model import ClockState, Command, GapReason, Json, Lane, Outcome, Record, RecordKind, Result
 from gateway.protocol.allowance import Allowance, Room
 from gateway.protocol.manifest import Flight, Manifest, Place
 from gateway.protocol.messages import (
@@ -29,6 +31,7 @@ from gateway.protocol.messages import (
     CommandMessage,
     Flow,
     FromServer,
+    GapBody,
     GatewayBye,
     Hello,
     Move,
@@ -64,6 +67,7 @@ from gateway.protocol.watch import Watch
 
 ALARM_EXTRA: Final = 4
 """Records of the alarm lane beyond the window."""
+STORED_ELSEWHERE: Final = msgspec.json.encode(GapBody(GapReason.STORED_ELSEWHERE))
 OFFERED_SEALED: Final = 32
 SAME_NACK_LIMIT: Final = 3
 NACK_LIMIT: Final = 16
@@ -250,6 +254,9 @@ class ClientSession:
         place = self._places.get(fetch.stream)
         if place is None or place.at != fetch.seq or not self._sending:
             return []  # a nack or an ack came in between
+        elsewhere = min(self._manifest.elsewhere(self.sink, place.stream), place.next - 1)
+        if elsewhere >= place.at:  # also what is still held, for the sink that acked it [R7]
+            records = [Record(place.stream, place.lane, place.at, RecordKind.GAP, STORED_ELSEWHERE, 0, elsewhere)]
         hole = (records[0].seq if records else place.next) - 1
         if hole >= place.at:
             known = self._manifest.mark(self.sink, place.stream) or 0
@@ -332,12 +339,14 @@ class ClientSession:
         progress = False
         for stream, mark in marks.items():
             place = self._places.get(stream)
-            if place is None or mark <= place.acked:
-                continue  # everything of it was acked and let go before, or the ack was overtaken [A3]
+            if place is None:
+                continue  # everything of it was acked and let go before [A3b]
             if self._manifest.never_sent(stream, mark):
                 outputs += self._distrust(stream)
                 continue
             held = min(mark, place.next - 1)  # of an earlier process the sink may know more [M4b]
+            if held <= place.acked:
+                continue  # overtaken by a later one [A3c]
             newest = place.land(held)
             self._manifest.acked(self.sink, stream, held)
             outputs.append(Acked(stream, held))

@@ -60,6 +60,10 @@ class Manifest:
     def marks(self) -> dict[tuple[str, str], int]:
         return {(sink, stream): mark for stream, marks in self._marks.items() for sink, mark in marks.items()}
 
+    def elsewhere(self, sink: str, stream: str) -> int:
+        """The highest mark at any other sink."""
+        return max((mark for other, mark in self._marks.get(stream, {}).items() if other != sink), default=0)
+
     def acked_elsewhere(self, sink: str, stream: str) -> bool:
         return any(mark for other, mark in self._marks.get(stream, {}).items() if other != sink)
 

@@ -209,7 +209,7 @@ class Gateway:
             assert 1 <= seq < stream.next, "nothing is freed that was never made"
             assert not stream.own or seq <= stream.sent, "nor, of our own streams, what was never sent"
             stream.free = max(stream.free, seq)
-            stream.gaps = {first: last for first, last in stream.gaps.items() if last > stream.free}
+            stream.gaps = {first: last for first, last in stream.gaps.items() if last > seq}
 
     # ── the server ───────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -165,6 +165,8 @@ class Endpoint(Table, frozen=True, kw_only=True):
             return
         if not host:
             yield Mistake(("url",), "the URL names no host")
+        elif not _can_be_host(host):
+            yield Mistake(("url",), f"{host} can be no name of a host")
         if parts.username is not None or parts.password is not None:
             yield Mistake(("url",), "no credentials in the URL: use token_file or tls.certfile")
         yield from self._proxy_mistakes()
@@ -190,6 +192,8 @@ class Endpoint(Table, frozen=True, kw_only=True):
             yield Mistake(("proxy",), "no credentials in the URL: use proxy_auth_file")
         elif not known:
             yield Mistake(("proxy",), "a proxy is named by host and port: http://proxy.example.com:3128")
+        elif not _can_be_host(parts.hostname or ""):
+            yield Mistake(("proxy",), f"{parts.hostname} can be no name of a host")
 
 
 class UplinkSettings(Table, frozen=True, kw_only=True):
@@ -220,6 +224,15 @@ def promise(endpoint: Endpoint) -> str:
     if endpoint.ack == "pong":
         return "at least once, as far as the peer's WebSocket library: nothing lost on the way, some of it twice"
     return "at least once, as far as what sends the acks: nothing lost, some of it twice"
+
+
+def _can_be_host(name: str) -> bool:
+    """Empty labels, and those of more than 63 letters, cannot even be asked for."""
+    try:
+        name.encode("idna")
+    except UnicodeError:
+        return False
+    return True
 
 
 def _is_loopback(host: str) -> bool:

@@ -80,14 +80,15 @@ def make_plan(dice: random.Random, real: bool) -> Plan:
         "when_full": WhenFull.REFUSE if small and dice.random() < 0.2 else WhenFull.DROP_OLDEST,
         "max_age": dice.choice([1.0, 5.0]) if dice.random() < 0.05 else None,
     }
+    sites = dice.choice([0, 0, 1, 2]) if len(endpoints) > 1 else 0
     return Plan(
-        sites=dice.choice([0, 0, 1, 2]) if len(endpoints) > 1 else 0,
+        sites=sites,
         endpoints=endpoints,
         standby=dice.choice([Standby.AUTO, Standby.AUTO, Standby.COLD]),
         ring_size=dice.choice([None, 1_500, 6_000, 65_536, 65_536, 65_536]),
         buffer=buffer,
         real_store=real,
-        real_sink=real,
+        real_sink=real and sites != 1,  # a server is alone with its file
         synced=dice.random() < 0.85,
     )
 
@@ -180,7 +181,7 @@ async def act(world: World, step: str) -> None:
         case "synchronise":
             world.synchronise()
         case "back up":
-            site.storage.back_up()
+            site.back_up()
         case "restore":
             await world.restore(site)
         case "clone":

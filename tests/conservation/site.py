@@ -7,7 +7,9 @@ from __future__ import annotations
 import asyncio
 import random
 import shutil
+import sqlite3
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,13 +57,13 @@ class Storage:
         records = self.streams.get(stream)
         return records[-1].last if records else 0
 
-    def back_up(self) -> None:
+    def back_up(self, db: sqlite3.Connection | None) -> None:
+        """`db`: the server's, where it runs on a file."""
         self._backup = {name: list(records) for name, records in self.streams.items()}
-        if self.folder is not None:
-            shutil.rmtree(self.folder / "backup", ignore_errors=True)
-            (self.folder / "backup").mkdir(parents=True)
-            for file in self.folder.glob("ingest.db*"):
-                shutil.copy(file, self.folder / "backup")
+        if db is not None and self.folder is not None:
+            (self.folder / "backup").mkdir(exist_ok=True)
+            with closing(sqlite3.connect(self.folder / "backup" / "ingest.db")) as backup:
+                db.backup(backup)
 
     def restore(self) -> bool:
         """Nobody has it open. False: the backup is as it was."""
@@ -72,8 +74,7 @@ class Storage:
         if self.folder is not None:
             for file in self.folder.glob("ingest.db*"):
                 file.unlink()
-            for file in (self.folder / "backup").glob("ingest.db*"):
-                shutil.copy(file, self.folder)
+            shutil.copy(self.folder / "backup" / "ingest.db", self.folder)
         return bool(gone)
 
 
@@ -199,6 +200,11 @@ class Site:
         self.server.committer._thread = self._thread  # type: ignore[assignment]
         self._tasks = {asyncio.create_task(self.server.committer.run(), name="ingest commit")}
         self.up = True
+
+    def back_up(self) -> None:
+        if self.up:
+            real = isinstance(self.server.sink, RealSink)
+            self.storage.back_up(self.server.sink.open() if real else None)
 
     def slow(self, latency_s: float) -> None:
         self.slow_s = latency_s

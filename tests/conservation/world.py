@@ -177,7 +177,7 @@ class World:
     async def start(self) -> None:
         for site in self.sites.values():
             site.start()
-            site.storage.back_up()  # there is always one: what begins from nothing is another sink
+            site.back_up()  # there is always one: what begins from nothing is another sink
         await self._begin()
 
     @property
@@ -553,7 +553,8 @@ class World:
         while calm < 2:
             self._nobody_fell()
             if self.clock.monotonic() > deadline:
-                raise AssertionError(f"it does not come to rest: {self.buffer.stats()}, {self.uplink.status()}")
+                waits = (self._feed.qsize(), self._busy, self.messages)
+                raise AssertionError(f"no rest: {waits}, {self.buffer.stats()}, {self.uplink.status()}")
             await asyncio.sleep(wait_s)
             wait_s = min(2.0, wait_s * 2)
             for message in self.messages.values():

@@ -151,6 +151,7 @@ class Buffer:
         self._open.cancel()
         await self._committer.close()
         if self._ring is not None:
+            self._shelf.leave()
             self._ring.close()
 
     # ── in ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -380,8 +381,9 @@ class Buffer:
     def stats(self) -> dict[str, Json]:
         """For status; cheap."""
         records, oldest_s = self.waiting()
-        problems = [each for each in (self._ring_problem, self._committer.problem) if each]
         store, shelf = self._committer.store, self._shelf
+        untidy = f"records go to disk, but its log grows: {store.trouble}" if store.trouble else ""
+        problems = [each for each in (self._ring_problem, self._committer.problem, untidy) if each]
         return {
             "mode": "degraded" if problems else "healthy",
             "why": "; ".join(problems),

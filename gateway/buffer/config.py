@@ -38,7 +38,7 @@ class BufferSettings(Table, frozen=True, kw_only=True):
     commit_after: Annotated[
         Duration,
         Key(
-            "what is not acked this long after it came goes to disk; a power cut takes no more than this",
+            "what is not acked this long after it came goes to disk; a power cut takes nothing that is older",
             min=0.01,
             max=60,
         ),
@@ -49,7 +49,11 @@ class BufferSettings(Table, frozen=True, kw_only=True):
     )
     keep_acked: Annotated[Size, Key("bytes of acked batches kept in memory, for a sink that lost some")] = 8_000_000
     ring_size: Annotated[
-        Size, Key("bytes of the flight ring in /run, where readings survive a crash of the process", min=1 << 20)
+        Size,
+        Key(
+            "bytes of the flight ring in /run, where readings survive a crash; changed when nothing is in it",
+            min=1 << 20,
+        ),
     ] = 8 << 20
 
     def mistakes(self) -> Iterable[Mistake]:

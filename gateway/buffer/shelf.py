@@ -81,6 +81,12 @@ class Shelf:
             self.flights.forget(stream)
             del self.streams[stream.name]
 
+    def leave(self) -> None:
+        """The process ends in order: of streams of which nothing is held, the next one need know nothing."""
+        for stream in self.streams.values():
+            if not stream.fresh and stream.disk is None:
+                self.flights.forget(stream)
+
     def offers(self, *, grounded: bool) -> tuple[StreamOffer, ...]:
         """See `Outbox`. Records that are not in the ring are offered only with `grounded`."""
         sealed = [stream for stream in self.streams.values() if stream.sealed and (stream.waiting or stream.kept)]

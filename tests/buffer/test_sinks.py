@@ -264,3 +264,26 @@ def test_a_server_with_a_new_name_each_time_fills_no_memory_and_makes_nobody_lie
         await machine.stop()
 
     run(main())
+
+
+def test_a_process_that_ends_in_order_leaves_an_empty_ring(tmp_path: Path) -> None:
+    """So a change of its size counts from the next start on."""
+
+    async def main() -> None:
+        machine, sink = Machine(tmp_path, ring_size=1 << 20), Sink()
+        buffer = await machine.start()
+        buffer.online(True)
+        await buffer.append([row(1)])
+        await deliver(buffer, sink)
+        assert buffer.stats()["ring_bytes"] > 0, "whose the ack was"
+        await buffer.drain()
+        await deliver(buffer, sink)
+        await asyncio.sleep(30)
+        await machine.stop()
+        machine._settings["ring_size"] = 2 << 20
+        buffer = await machine.start()
+        assert buffer.stats()["ring_bytes"] == 0
+        assert (machine.run / "flight.ring").stat().st_size == 2 << 20
+        await machine.stop()
+
+    run(main())

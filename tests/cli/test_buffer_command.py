@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from gateway.buffer import inspection
 from gateway.cli import main
 from gateway.model import ClockState, Lane, Trust
 from gateway.testing.loop import BOOT, run
@@ -130,6 +131,21 @@ def test_a_gateway_at_work_is_looked_at_and_does_not_wait(tmp_path: Path, capsys
         assert buffer.stats()["mode"] == "healthy"
         # what is now in both comes out once
         assert sorted(numbers(exported(capsys, machine.data, "--ring", ring))) == [1, 2, 3, 4, 5, 6, 7, 8, 100]
+
+    filled(tmp_path, at_work)
+
+
+def test_who_reads_slowly_keeps_no_lock(tmp_path: Path) -> None:
+    """`gateway buffer export | less`, left alone over lunch."""
+
+    async def at_work(machine: Machine) -> None:
+        store = machine.buffer._committer.store
+        assert store._db is not None
+        with inspection.opened(machine.data / "buffer.db") as looked_at:
+            for stream in looked_at.streams():
+                for _ in looked_at.records(stream):
+                    busy, *_ = store._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                    assert not busy
 
     filled(tmp_path, at_work)
 

@@ -20,6 +20,7 @@ from gateway.model import Json, Lane, Trust
 from gateway.protocol.client import ClientSession
 from gateway.protocol.manifest import Manifest
 from gateway.protocol.outputs import MoveAsked, Welcomed
+from gateway.protocol.watch import ABANDON_AFTER_S
 from gateway.protocol.watch import Watch as SessionWatch
 from gateway.uplink.config import AckPath, Speech, UplinkSettings, promise
 from gateway.uplink.connections import Action, Activate, Connect, Retire, Spending, State
@@ -86,6 +87,8 @@ class Uplink:
         self._failover = Failover([e.metered for e in settings.endpoint], settings.standby, random)
         self._carriers: dict[int, Carrier] = {}
         self._active: Carrier | None = None
+        self._before: Carrier | None = None
+        """The active one waits until this one, of another sink, has nothing in flight."""
         self._active_since = clock.monotonic()
         self._held: dict[str, dict[int, int]] = {}
         """Stream → connection → number up to which it has the stream in flight."""
@@ -206,8 +209,9 @@ class Uplink:
         if carrier is self._active:
             self._active = None
             self._active_since = self._clock.monotonic()
+        self._hand_over()
         if carrier.session.suspect:
-            self._patience_s[index] = 2 * carrier.session.ack_timeout_s
+            self._patience_s[index] = carrier.session.ack_timeout_s + ABANDON_AFTER_S
         if not carrier.retired:
             self._tell_failure(index, reaction)
         self._act(self._failover.failed(carrier.number, reaction, carrier.version, self._clock.monotonic()))
@@ -215,13 +219,29 @@ class Uplink:
     def _activate(self, carrier: Carrier) -> None:
         if self._active is carrier:
             return  # it was suspect, and nobody had taken over
-        if self._active is not None:
-            self._active.pause()
-        self._active = carrier
+        before, self._active = self._active, carrier
         self._active_since = self._clock.monotonic()
         _log.info("uplink: sending to %s, %s", carrier.endpoint.label, promise(carrier.endpoint))
+        if before is not None:
+            before.pause()
+            elsewhere = before.session.sink != carrier.session.sink and not before.session.suspect
+            if elsewhere and before.session.in_flight.records:
+                self._before = before  # its acks are a round trip away; sent now, what it stores would be stored twice
+                return
+        self._begin(carrier)
+
+    def _begin(self, carrier: Carrier) -> None:
+        self._before = None
         carrier.activate()
         carrier.stats(self._about.stats())
+
+    def _hand_over(self) -> None:
+        """As soon as what the one before had in flight has landed, or it is gone."""
+        before = self._before
+        if before is not None and (before.number not in self._carriers or not before.session.in_flight.records):
+            self._before = None
+            if self._active is not None:
+                self._begin(self._active)
 
     def _retire(self, carrier: Carrier, reason: str) -> None:
         doing = "leaving" if carrier is self._active else "closing the spare session with"
@@ -272,6 +292,7 @@ class Uplink:
         self._outbox.hold(stream, max(held.values(), default=0))
         if not held:
             del self._held[stream]
+        self._hand_over()
 
     def suspect(self, number: int) -> None:
         _log.warning("uplink: acks of %s are overdue", self._carriers[number].endpoint.label)

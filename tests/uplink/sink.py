@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import ssl
@@ -62,6 +63,7 @@ class Sink:
         self.silent = False
         """Reads, stores, and answers nothing, not even pings: a stopped process, seen from outside."""
         self.mute_acks = False
+        self.ack_after_s = 0.0
         self.window = {"batches": 32, "bytes": 1 << 20}
         self.open_commands: list[str] = []
         self.hellos: list[dict[str, Any]] = []
@@ -71,6 +73,7 @@ class Sink:
         self.authorizations: list[str | None] = []
         self.sessions: list[ServerConnection] = []
         self.violations: list[str] = []
+        self._late: set[asyncio.Task[None]] = set()
         self._tls = tls
         self._sock = sock
         self._server: Server | None = None
@@ -120,6 +123,20 @@ class Sink:
                 await session.send(json.dumps(message))
             except ConnectionClosed:
                 continue
+
+    async def _ack(self, session: ServerConnection, ack: str) -> None:
+        if not self.ack_after_s:
+            await session.send(ack)
+            return
+
+        async def later() -> None:
+            await asyncio.sleep(self.ack_after_s)
+            with contextlib.suppress(ConnectionClosed):
+                await session.send(ack)
+
+        task = asyncio.create_task(later())
+        self._late.add(task)
+        task.add_done_callback(self._late.discard)
 
     def _door(self, connection: ServerConnection, request: Request) -> Response | None:
         self.authorizations.append(request.headers.get("Authorization"))
@@ -187,7 +204,8 @@ class Sink:
                 if expected is None:
                     discarding.discard(stream)
                     if not self.mute_acks:
-                        await session.send(json.dumps({"type": "ack", "marks": {stream: self.store.marks[stream]}}))
+                        ack = json.dumps({"type": "ack", "marks": {stream: self.store.marks[stream]}})
+                        await self._ack(session, ack)
                 elif stream not in discarding:
                     discarding.add(stream)
                     await session.send(json.dumps({"type": "nack", "stream": stream, "expected": expected}))

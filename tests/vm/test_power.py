@@ -23,6 +23,7 @@ import sys
 from collections import defaultdict
 from enum import Enum
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -68,53 +69,70 @@ def test_a_cut_takes_what_was_not_flushed(machine: Machine) -> None:
     assert machine.run("systemctl is-active gateway") == "active"
 
 
-def _table(ground: Ground) -> str:
-    """One line per cut. Raises AssertionError with what is not as it must be."""
-    orderly(ground.database)
-    twice = _published_twice(ground)
-    lines = ["cut  when                    answers  stored  lost  the oldest lost before the cut  ids twice"]
-    for number, cut in enumerate(ground.cuts):
-        lines.append(f"{number + 1:3}  {cut.when:22}  {_polled(ground, number)}  {twice[number]:9}")
+class Boot(NamedTuple):
+    """What became of the answers of both machines in one boot."""
+
+    given: int
+    kept: int
+    lost: int
+    """Accepted, and not at the sink."""
+    least_s: float
+    """The oldest of these had been accepted so long before the cut, at least …"""
+    most_s: float
+    """… and at most: so long ago it was given."""
+
+
+def _table(ground: Ground, boots: list[Boot], twice: dict[int, int]) -> str:
+    lines = ["cut  when                    answers  stored  lost  the oldest of them, before the cut  ids twice"]
+    for number, (cut, boot) in enumerate(zip(ground.cuts, boots, strict=True)):
+        span = f"{boot.least_s:.2f} to {boot.most_s:.2f} s" if boot.lost else "–"
+        line = f"{boot.given:7}  {boot.kept:6}  {boot.lost:4}  {span:>34}  {twice[number]:9}"
+        lines.append(f"{number + 1:3}  {cut.when:22}  {line}")
     return "\n".join(lines)
 
 
 def _published_twice(ground: Ground) -> dict[int, int]:
     """Cut → ids that came twice because of it."""
     found: dict[int, int] = defaultdict(int)
-    stored = ground.stored(ground.sensor.name)
-    missing = set(range(1, ground.sensor.produced + 1)) - set(stored)
-    assert not missing, f"published with QoS 1 and lost: {sorted(missing)}"
-    for number, rows in stored.items():
+    for rows in ground.stored(ground.sensor.name).values():
         if len(rows) > 1:
-            cut = next(i for i, cut in enumerate(ground.cuts) if cut.utc_ms > rows[0].received_ms)
-            found[cut] += len(rows) - 1
-            marked = [row for row in rows if row.status == Status.REDELIVERED]
-            assert len(marked) >= len(rows) - 1, f"id {number} came {len(rows)} times: {rows}"
-    assert all(count <= WINDOW for count in found.values()), found
+            found[next(i for i, cut in enumerate(ground.cuts) if cut.utc_ms > rows[0].received_ms)] += len(rows) - 1
     return found
 
 
-def _polled(ground: Ground, boot: int) -> str:
-    """Both machines together: what was answered, stored and lost in one boot, and how old that was when it ended."""
+def _boot(ground: Ground, number: int) -> Boot:
     given, kept, ages = 0, 0, []
-    cut = ground.cuts[boot]
+    cut = ground.cuts[number]
     for witness in ground.witnesses:
         stored = ground.stored(witness.name)
-        twice = [number for number, rows in stored.items() if len(rows) > 1]
-        assert not twice, f"{witness.name}: twice at the sink: {twice}"
-        answers = [answer for process, answer in ground.given(witness) if process == boot]
-        here = [answer for answer in answers if answer.number in stored]
-        assert here or cut.when == Moment.RECOVERY.value, f"{witness.name}: nothing of boot {boot + 1} is left"
-        given, kept = given + len(answers), kept + len(here)
+        answers = [answer for process, answer in ground.given(witness) if process == number]
+        given, kept = given + len(answers), kept + sum(answer.number in stored for answer in answers)
         ages += [
             (cut.at_s - answer.accepted_by_s, cut.at_s - answer.at_s)
             for answer in answers
             if answer.accepted_by_s is not None and answer.number not in stored
         ]
-    least_s, most_s = max(ages, default=(0.0, 0.0))
-    assert least_s <= COMMIT_AFTER_S, f"cut {boot + 1}: lost what had been accepted {least_s:.3f} s before"
-    span = f"{least_s:.2f} to {most_s:.2f} s" if ages else "–"
-    return f"{given:7}  {kept:6}  {len(ages):4}  {span:>30}"
+    return Boot(given, kept, len(ages), *max(ages, default=(0.0, 0.0)))
+
+
+def _judge(ground: Ground) -> None:
+    """Prints the table; raises AssertionError with what is not as it must be."""
+    boots, twice = [_boot(ground, number) for number in range(len(ground.cuts))], _published_twice(ground)
+    print(_table(ground, boots, twice), file=sys.stderr, flush=True)
+    published = ground.stored(ground.sensor.name)
+    missing = set(range(1, ground.sensor.produced + 1)) - set(published)
+    assert not missing, f"published with QoS 1 and lost: {sorted(missing)}"
+    for number, rows in published.items():
+        marked = [row for row in rows if row.status == Status.REDELIVERED]
+        assert len(marked) >= len(rows) - 1, f"id {number} came {len(rows)} times: {rows}"
+    assert all(count <= WINDOW for count in twice.values()), twice
+    for witness in ground.witnesses:
+        doubled = [number for number, rows in ground.stored(witness.name).items() if len(rows) > 1]
+        assert not doubled, f"{witness.name}: twice at the sink: {doubled}"
+    for cut, boot in zip(ground.cuts, boots, strict=True):
+        assert boot.kept or cut.when == Moment.RECOVERY.value, f"nothing was kept: {cut}"
+        assert boot.least_s <= COMMIT_AFTER_S, f"lost what had been accepted {boot.least_s:.3f} s before: {cut}"
+    orderly(ground.database)
 
 
 async def _until(ground: Ground, moment: Moment, rng: random.Random) -> None:
@@ -156,6 +174,6 @@ def test_power_cuts_in_mid_flow_lose_no_message_and_of_polled_data_at_most_commi
             await ground.flows()
             plant.hush()
             await ground.complete()
-            print(_table(ground), file=sys.stderr)
+            _judge(ground)
 
     asyncio.run(story())

@@ -76,6 +76,8 @@ class SqliteSink:
     def __init__(self, folder: Path, *, alone: bool = True) -> None:
         self.path = folder / FILE
         self._alone = alone
+        self._doubtful = True
+        """The log may hold what is not on disk: somebody left it behind, or a sync failed."""
         self._db: sqlite3.Connection | None = None
         self._codes: dict[Status, int] = {}
         self._next_id = 1
@@ -97,6 +99,8 @@ class SqliteSink:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_IOERR:
+                self._doubtful = True
             self._give_up()
             raise StoreError(f"{self.path}: {error}") from error
 
@@ -112,8 +116,9 @@ class SqliteSink:
         """The connection, made anew after a failure."""
         if self._db is not None:
             return self._db
-        if self._alone:
+        if self._alone and self._doubtful:
             renew_log(self.path)
+            self._doubtful = False
         db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=5.0)
         try:
             self._prepare(db)

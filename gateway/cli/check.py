@@ -57,6 +57,8 @@ def _show(console: Console, problem: Problem, label: str, colour: str) -> None:
 
 def plan(config: Config) -> list[str]:
     """What this configuration makes the gateway do."""
+    from gateway.uplink.config import Speech, promise
+
     lines = []
     for entry in config.buses:
         lines.append(f"bus {entry.name} ({entry.kind.name}), {count(len(entry.devices), 'device')}")
@@ -70,6 +72,10 @@ def plan(config: Config) -> list[str]:
         way = f", out by {endpoint.interface}" if endpoint.interface else ""
         way += f", through {endpoint.proxy}" if endpoint.proxy else ""
         lines.append(f"uplink {number}: {endpoint.url}{way}")
+        if endpoint.protocol is Speech.PLAIN:
+            lines.append(f"  plain JSON, {promise(endpoint)}")
+        if endpoint.daily_budget is not None:
+            lines.append(f"  {size_text(endpoint.daily_budget)} a day, then {endpoint.when_spent}")
     if not config.uplink.endpoint:
         lines.append("no [[uplink.endpoint]]: readings are kept on disk until there is one")
     return lines

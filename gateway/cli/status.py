@@ -121,9 +121,19 @@ def _uplink(uplink: Json, width: int) -> Iterator[RenderableType]:
         wait_s = each["next_attempt_s"]
         again = Text(f"again in {age(wait_s)}" if wait_s else "")
         warning = (each["credentials"] or {}).get("warning")
-        said = "; ".join(text for text in (warning, each["last_error"]) if text)
+        said = "; ".join(text for text in (warning, each["last_error"], *_terms(each)) if text)
         rows.append(((_word(each["state"]), again, Text(each["name"])), said))
     yield from (*_table(rows, width), Text())
+
+
+def _terms(endpoint: Json) -> Iterator[str]:
+    """What somebody must know who relies on an endpoint: less than everything is promised, or is paid for."""
+    budget = endpoint["budget"]
+    if budget is not None:
+        used = f"{budget['used_bytes'] / 1e6:.1f} of {budget['limit_bytes'] / 1e6:g} MB used today"
+        yield used if budget["state"] == "within" else f"{used}: {budget['state']}"
+    if not endpoint["promise"].startswith("exactly"):
+        yield endpoint["promise"]
 
 
 def _buffer(buffer: Json) -> Iterator[RenderableType]:

@@ -111,6 +111,15 @@ def test_the_plan_says_which_way_an_endpoint_is_reached(tmp_path: Path) -> None:
     assert "uplink 1: wss://a/, out by wwan0, through socks5://10.0.0.1:1080" in out.splitlines()
 
 
+def test_the_plan_says_what_a_plain_endpoint_promises_and_what_a_day_may_cost(tmp_path: Path) -> None:
+    keys = 'url = "wss://a/"\nprotocol = "plain"\nack = "none"\nmetered = true\ndaily_budget = "20MB"\n'
+    (tmp_path / "a.toml").write_text(f"[[uplink.endpoint]]\n{keys}")
+    _, out, err = gateway("check", "a.toml", cwd=tmp_path)
+    assert "  plain JSON, at most once: what is under way when the connection breaks is lost" in out.splitlines()
+    assert "  20MB a day, then alarms_only" in out.splitlines()
+    assert "the promise is at most once" in err, "and warns of it"
+
+
 def test_a_warning_says_that_it_is_one_and_the_file_is_good_all_the_same(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text('[[uplink.endpoint]]\nurl = "ws://example.com/"\n')
     code, out, err = gateway("check", "a.toml", cwd=tmp_path)

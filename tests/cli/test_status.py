@@ -21,6 +21,8 @@ def status(**changed: Any) -> dict[str, Any]:
         "name": "north",
         "state": "active",
         "last_error": None,
+        "promise": "exactly once",
+        "budget": None,
         "failures": 0,
         "next_attempt_s": None,
         "credentials": None,
@@ -74,6 +76,18 @@ def test_what_ends_soon_is_said_while_all_is_well() -> None:
     assert f"  active  north  {warning}" in drawn(ending)
     ending["uplink"]["endpoints"][0]["last_error"] = "HTTP 503"
     assert f"  active  north  {warning}; HTTP 503" in drawn(ending)
+
+
+def test_less_than_everything_is_said_of_an_endpoint_that_promises_less_or_is_paid_for() -> None:
+    document = status()
+    promise, budget = (
+        "at most once: some of it",
+        {"used_bytes": 18_400_000, "limit_bytes": 20_000_000, "state": "within"},
+    )
+    document["uplink"]["endpoints"][0] |= {"promise": promise, "budget": budget}
+    assert f"  active  north  18.4 of 20 MB used today; {promise}" in drawn(document)
+    document["uplink"]["endpoints"][0]["budget"] = {**budget, "state": "alarms and results only"}
+    assert "      18.4 of 20 MB used today: alarms and results only; at most once: some of" in drawn(document)
 
 
 def test_what_is_wrong_says_so_in_its_own_words() -> None:

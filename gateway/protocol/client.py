@@ -21,11 +21,11 @@ from typing import Final
 import msgspec
 
 from gateway.errors import LocalProtocolError, RemoteProtocolError
-from gateway.model import ClockState, Command, GapReason, Json, Lane, Outcome, Record, RecordKind, Result
+from gateway.model import ClockState, GapReason, Json, Lane, Record, RecordKind, Result
 from gateway.protocol.allowance import Allowance, Room
+from gateway.protocol.command import Commands
 from gateway.protocol.manifest import Flight, Manifest, Place
 from gateway.protocol.messages import (
-    MAX_COMMAND_ID,
     MAX_OPEN_COMMANDS,
     Ack,
     CommandMessage,
@@ -49,7 +49,6 @@ from gateway.protocol.outputs import (
     Acked,
     Complaint,
     Distrust,
-    Execute,
     Fetch,
     Fill,
     Hold,
@@ -62,7 +61,6 @@ from gateway.protocol.outputs import (
     Send,
     Welcomed,
 )
-from gateway.protocol.pace import COMMANDS_PER_S, Pace
 from gateway.protocol.watch import Watch
 
 ALARM_EXTRA: Final = 4
@@ -81,7 +79,6 @@ class ClientSession:
         self.sink = ""
         self.active = False
         self._manifest = manifest
-        self._source = source
         self._standby = standby
         """What the server takes this session for."""
         self._state = "new"
@@ -94,9 +91,7 @@ class ClientSession:
         """The next record does not fit into what is left of the window."""
         self._allowance = Allowance()
         self._watch = watch or Watch()
-        self._pace = Pace()
-        self._offset_s = 0.0
-        """Smallest (own clock − server's clock) of this session [K3]."""
+        self._commands = Commands(source)
         self._results: set[str] = set()
         """Sent on this session, of those that still wait for their ack."""
 
@@ -133,7 +128,7 @@ class ClientSession:
         self.sink = welcome.sink
         self._allowance.grant(welcome.window)
         self._watch.welcomed(welcome.ack_budget_ms / 1000, now)
-        self._offset_s = now - welcome.mono_ms / 1000
+        self._commands.welcomed(welcome.mono_ms, now)
         outputs: list[Output] = [Welcomed(welcome.sink, welcome.session, welcome.utc_ms, self._watch.srtt_s)]
         for offer in self._offered:
             outputs += self._resume(offer, welcome.marks.get(offer.stream, 0))
@@ -323,7 +318,7 @@ class ClientSession:
             case Nack():
                 return self._nack(message, now)
             case CommandMessage():
-                return [self._command(message, now)]
+                return [self._commands.take(message, now)]
             case ResultAck():
                 return [ResultStored(message.id)]
             case Flow():
@@ -386,18 +381,6 @@ class ClientSession:
         self._blocked = False
         self._watch.progress(now)
         return [Hold(nack.stream, place.at - 1 if place.flights else 0)]
-
-    def _command(self, message: CommandMessage, now: float) -> Output:
-        if not self._pace.take(now):
-            raise RemoteProtocolError(f"more than {COMMANDS_PER_S:g} commands a second", 1008)
-        if len(message.id) > MAX_COMMAND_ID:
-            reason = f"an id has at most {MAX_COMMAND_ID} characters"
-            return Send(encode(ResultMessage(id=message.id, outcome=Outcome.REJECTED, reason=reason)))
-        sent_s = message.sent_ms / 1000
-        self._offset_s = min(self._offset_s, now - sent_s)
-        expires_at = sent_s + self._offset_s + message.ttl_ms / 1000
-        asked = Command(message.id, message.device, message.op, message.point, message.value, expires_at, self._source)
-        return Execute(asked)
 
     # ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────
 

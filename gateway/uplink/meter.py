@@ -94,11 +94,14 @@ class Meter:
         budget = self._budgets.get(index)
         if budget is None:
             return None
+        over = budget.used_bytes >= budget.limit_bytes
         state = {Spending.WITHIN: "within", Spending.RESERVE: "alarms and results only", Spending.OVER: "spent"}
         return {
             "used_bytes": budget.used_bytes,
             "limit_bytes": budget.limit_bytes,
-            "state": "overspent" if index in self._overspent else state[self._spending[index]],
+            "state": "overspent"
+            if over and self._spending[index] is not Spending.OVER
+            else state[self._spending[index]],
         }
 
     # ── the file ─────────────────────────────────────────────────────────────────────────────────────────────────

@@ -128,7 +128,8 @@ class Uplink:
             for index, watch in enumerate(self._watches):
                 self._act(self._failover.renewed(index, watch.look(utc_s), now))
             self._act(self._failover.tick(now))
-            await self._keep_books(now, utc_s)
+            self._hold_to_budgets(now, utc_s)
+            await self._meter.keep(now)
             self._manifest.keep({*self._outbox.holds(), *self._held})
             self._manifest.learn(self._outbox.offers())  # before one is sealed that no session has seen open
             self._changed.clear()  # nothing was awaited since: whatever has set it is in this deadline
@@ -140,14 +141,13 @@ class Uplink:
             except TimeoutError:
                 pass
 
-    async def _keep_books(self, now: float, utc_s: float | None) -> None:
+    def _hold_to_budgets(self, now: float, utc_s: float | None) -> None:
         for index, spending in self._meter.look(now, None if utc_s is None else int(utc_s * 1000)).items():
             self._act(self._failover.spent(index, spending, now))
             for carrier in self._carriers.values():
                 if carrier.endpoint is self._endpoints[index]:
                     carrier.allow(readings=spending is Spending.WITHIN)
         self._tell_buffer()
-        await self._meter.keep(now)
 
     def _utc_s(self) -> float | None:
         """None while nobody knows it."""
@@ -190,6 +190,7 @@ class Uplink:
             Self(self._process, self._about.software, about),
             self,
         )
+        carrier.readings = self._failover.state(index).spending is Spending.WITHIN
         self._carriers[number] = carrier
         self._tasks.create_task(self._carry(carrier, index), name=f"uplink to {endpoint.label}")
 
@@ -277,7 +278,7 @@ class Uplink:
     def cost(self, number: int, size: int) -> None:
         if number in self._carriers:
             self._meter.count(self._index(self._carriers[number]), size)
-            self._changed.set()
+            self._hold_to_budgets(self._clock.monotonic(), self._utc_s())
 
     def acked(self, number: int) -> None:
         self._patience_s[self._index(self._carriers[number])] = 0.0

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 from gateway.clock import SystemClock
 from gateway.uplink.config import Endpoint, Standby, UplinkSettings
@@ -30,10 +31,13 @@ async def running(
     commands: Commands | None = None,
     standby: Standby = Standby.AUTO,
     random: Callable[[], float] = lambda: 0.0,
+    state_dir: Path | None = None,
+    trusted: bool = False,
 ) -> AsyncIterator[Uplink]:
     """`random` gives 0: every jittered wait is over at once."""
     settings = UplinkSettings(endpoint=endpoints, standby=standby)
-    uplink = Uplink(settings, outbox, commands or MemoryCommands(), SystemClock(), About("test 1"), random)
+    clock = SystemClock(Path("/")) if trusted else SystemClock()  # what is there marks a clock that was synchronised
+    uplink = Uplink(settings, outbox, commands or MemoryCommands(), clock, About("test 1"), random, state_dir)
     task = asyncio.create_task(uplink.run())
     try:
         yield uplink

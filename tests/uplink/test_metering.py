@@ -211,6 +211,40 @@ def test_a_spent_budget_holds_readings_lets_alarms_through_and_turns_to_an_unmet
     asyncio.run(main())
 
 
+def test_what_is_held_is_held_on_a_new_connection_too_and_all_is_left_when_all_is_spent(tmp_path: Path) -> None:
+    async def main() -> None:
+        outbox, store = MemoryOutbox(), Store()
+        day = int(time.time()) // DAY_S
+        used = {"lte": {"used_bytes": 95_000, "date": day, "age_s": 0.0}}
+        (tmp_path / FILE).write_text(json.dumps(used))
+        async with Sink(store) as sink:
+            end = endpoint(sink.port, daily_budget=100_000, when_spent=WhenSpent.HOLD)
+            async with running(outbox, end, state_dir=tmp_path, trusted=True) as uplink:
+                await until(lambda: state_of(uplink, "lte") == "active")
+                outbox.put("held")
+                outbox.close(Lane.LIVE)
+                outbox.put("fire", Lane.ALARM)
+                await until(lambda: store.rows() == ["fire"])
+                sink.sessions[0].transport.abort()
+                await until(lambda: len(sink.hellos) == 2 and state_of(uplink, "lte") == "active")
+                for number in range(100):
+                    outbox.put(f"{number} still burning", Lane.ALARM)
+                    await asyncio.sleep(0.01)
+                    if not sink.sessions:
+                        break
+                await until(lambda: sink.byes == ["the data budget of the day is spent"])
+                assert "held" not in store.rows()
+                assert uplink.status()["endpoints"][0]["budget"]["state"] == "spent"
+                hellos = len(sink.hellos)
+                await asyncio.sleep(0.5)
+                assert len(sink.hellos) == hellos, "nor is it tried again"
+        kept = json.loads((tmp_path / FILE).read_text())["lte"]
+        assert kept["used_bytes"] >= 100_000
+        assert kept["date"] == day
+
+    asyncio.run(main())
+
+
 def test_new_readings_are_not_held_back_by_the_rate_of_a_backlog() -> None:
     async def main() -> tuple[float, float]:
         outbox, store = MemoryOutbox(), Store()

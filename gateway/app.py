@@ -27,7 +27,7 @@ from gateway.health.devices import Devices
 from gateway.health.health import Health
 from gateway.health.systemd import Notifier
 from gateway.intake import Intake
-from gateway.model import Json
+from gateway.model import Json, Trust
 from gateway.normalise.normaliser import Normaliser
 from gateway.normalise.timebase import Timebase
 from gateway.points import Device, Point
@@ -149,7 +149,8 @@ class App:
         state = self._clock.state()
         due = self._timebase.observe(state)
         if due is not None:
-            log.info("the clock is %s: UTC is known to %d ms", state.trust, state.error_ms)
+            source = "the servers tell the time" if state.trust is Trust.SERVER else f"the clock is {state.trust}"
+            log.info("%s: UTC is known to %d ms", source, state.error_ms)
         self._buffer.clock(state, record=due is not None)
 
     # ── for those who look ───────────────────────────────────────────────────────────────────────────────────────

@@ -328,8 +328,6 @@ class Shelf:
 
         Returns, for each lane, up to which entry number of the ring its rows are in the store.
         """
-        if opened.damaged:
-            self._doubt()
         for stream in self.streams.values():
             stream.set_disk(opened.disks.get(stream.name))
         older = {}
@@ -337,9 +335,10 @@ class Shelf:
             if name not in self.streams:
                 older[name] = stream = Stream(name, disk.lane, disk.boot, sealed=True)
                 stream.set_disk(disk)
-                if not opened.damaged:  # else what is missing need not have been acked
-                    self._inherit(stream, opened.sinks.get(name, {}))
+                self._inherit(stream, opened.sinks.get(name, {}))
         self.streams = older | self.streams
+        if opened.damaged:
+            self._doubt()
         newer = self.ledger.packets()
         for name, seq, origins in opened.origins:
             older = [origin for origin in origins if (origin.session, origin.packet_id) not in newer]

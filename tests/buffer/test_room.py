@@ -128,6 +128,26 @@ def test_at_the_floor_readings_stay_in_memory_alarms_go_to_disk_and_status_says_
     run(main())
 
 
+def test_an_alarm_beside_the_readings_that_find_no_room_goes_to_disk_with_the_same_try(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        FileSystem(monkeypatch, 40 * MB)
+        machine = Machine(tmp_path)
+        buffer = await machine.start()
+        await buffer.append([row(1), row(2, ALARM)])
+        await asyncio.sleep(0.01)
+        assert buffer.stats()["commits"] == 1
+        assert "floor" in buffer.stats()["why"]
+        buffer = await machine.cut()
+        sink = Sink()
+        await deliver(buffer, sink)
+        assert sink.numbers == [2]
+        await machine.stop()
+
+    run(main())
+
+
 def test_a_store_that_others_crowd_out_gives_up_its_oldest_and_gives_pages_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,6 +52,29 @@ def test_what_another_sink_acked_before_the_restart_is_stored_elsewhere(tmp_path
     run(main())
 
 
+def test_what_was_acked_after_its_mark_was_written_down_is_stored_elsewhere_too(tmp_path: Path) -> None:
+    """The mark on disk is as old as the first commit that wrote it; the holes tell the rest."""
+
+    async def main() -> None:
+        machine, first, second = Machine(tmp_path), Sink("first"), Sink("second")
+        buffer = await machine.start()
+        buffer.online(True)
+        for number in range(1, 8):
+            await buffer.append([row(number)])
+            if number in (2, 7):
+                await asyncio.sleep(1)  # acks stay away: a commit
+            if number != 7:
+                await deliver(buffer, first)
+        buffer = await machine.cut()
+        await deliver(buffer, second)
+        assert second.numbers[-1:] == [7]
+        assert {gap.reason for gap in second.gaps} == {GapReason.STORED_ELSEWHERE}
+        assert buffer.stats()["gaps_of_unknown_size"] == {}
+        await machine.stop()
+
+    run(main())
+
+
 @pytest.mark.parametrize("power", [False, True])
 def test_what_a_restored_sink_itself_had_acked_is_unsent(tmp_path: Path, power: bool) -> None:
     async def main() -> None:

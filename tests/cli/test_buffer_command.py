@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import shlex
+import sqlite3
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ from typing import Any
 import pytest
 
 from gateway.buffer import inspection
+from gateway.buffer.gaps import gap_record
+from gateway.buffer.schema import INSERT, to_row
 from gateway.cli import main
-from gateway.model import ClockState, Lane, Trust
+from gateway.model import ClockState, GapReason, Lane, Trust
+from gateway.protocol.messages import GapBody
 from gateway.testing.loop import BOOT, run
 from tests.buffer.world import ALARM, Machine, origin, row
 
@@ -170,6 +174,21 @@ def test_damage_is_named_counted_and_exits_with_1(tmp_path: Path, capsys: pytest
     out, err = capsys.readouterr()
     assert numbers([json.loads(line) for line in out.splitlines()]) == [100, 1, 2, 4, 5, 6]
     assert "1 record cannot be read" in err
+
+
+def test_a_record_within_another_one_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    machine = filled(tmp_path)
+    path = machine.data / "buffer.db"
+    db = sqlite3.connect(path)
+    name, key = db.execute("SELECT id, key FROM stream WHERE lane = 1").fetchone()
+    gap = gap_record(name.hex(), Lane.LIVE, 2, 4, GapBody(GapReason.EVICTED, 6), 0, None)
+    db.execute(INSERT, to_row(key, gap))
+    db.commit()
+    db.close()
+    assert called("verify", path) == 1
+    said = capsys.readouterr().out
+    assert "record 3 lies within another one, which ends at 4" in said
+    assert "record 4 lies within another one" in said
 
 
 def test_pages_that_are_gone_do_not_stop_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

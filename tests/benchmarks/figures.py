@@ -1,6 +1,6 @@
 """What a benchmark prints: one line for each figure, with its aim, its verdict and what stands beside it.
 
-A figure that *counts* something (readings lost, readings twice, fsyncs, bytes) does not depend on the load of the
+A figure that *counts* something (readings lost, readings twice, bytes) does not depend on the load of the
 machine: `finish` exits with 1 when one of those misses its aim. A time that misses its aim is marked, and no more.
 """
 

@@ -9,7 +9,8 @@ root; without, the process alone is counted). `gateway run` reads a Modbus devic
                many commits as five minutes of the default, and the checkpoint that comes every 2 MiB of them
 
 `written` is what the process handed to the file system, in pages of 4 KiB, however little of each is new. `device` is
-what came out of it below: the pages, the file system's journal, its inodes.
+what came out of it below: the pages, the file system's journal, its inodes. A machine that is so busy that an ack takes
+longer than `commit_after` has no healthy link: then the gateway commits, as it must, and the table says how often.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import meters
 from figures import Figure, doing, finish
@@ -115,16 +116,18 @@ async def healthy(seconds: float) -> list[Figure]:
             await rig.start()
             await asyncio.sleep(_WARM_UP_S)
             async with Traced(rig.gateway.pid, rig.folder / "strace.log") as traced:
-                before, device, rows = meters.usage(rig.gateway.pid), where.written_bytes(), await _readings(rig)
+                before, device, was = meters.usage(rig.gateway.pid), where.written_bytes(), await rig.status()
                 await asyncio.sleep(seconds)
-                readings = await _readings(rig) - rows
+                now = await rig.status()
                 used = meters.usage(rig.gateway.pid).since(before)
                 below = where.written_bytes() - device
-    rate = f"{readings / seconds:.0f} readings/s for {seconds:g} s"
+    readings = now["intake"]["readings"] - was["intake"]["readings"]
+    late = now["buffer"]["commits"] - was["buffer"]["commits"]
+    rate = f"{readings / seconds:.0f} readings/s for {seconds:g} s; {late} times an ack was later than `commit_after`"
     return [
-        Figure("healthy link: fsyncs", traced.count, "<= 0", rate, True),
+        Figure("healthy link: fsyncs", traced.count, "<= 0", rate),
         Figure("healthy link: bytes written per reading", used.written_bytes / readings, "<= 1",
-               f"device {below / readings:.2f}", True),
+               f"device {below / readings:.2f}"),
     ]  # fmt: skip
 
 
@@ -155,11 +158,6 @@ async def outage(per_commit: int, aim: float, seconds: float) -> list[Figure]:
                f"{readings / commits:.1f} in each of {commits} commits, {traced.count} fsyncs, rows {body:.1f}", True),
         Figure(f"{name}: bytes per reading given to the device", below / readings),
     ]  # fmt: skip
-
-
-async def _readings(rig: Rig) -> int:
-    status: Any = await rig.status()
-    return int(status["intake"]["readings"])
 
 
 def main() -> None:

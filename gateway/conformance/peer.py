@@ -31,12 +31,11 @@ _MAX_HEARD: Final = 1 << 20
 
 
 class Refused(GatewayError):
-    """No connection. `status`: of HTTP, 0 where it did not get that far; `tls`: ours was refused."""
+    """No connection. `status`: of HTTP, 0 where it did not get that far."""
 
-    def __init__(self, reason: str, status: int = 0, tls: bool = False) -> None:
+    def __init__(self, reason: str, status: int = 0) -> None:
         super().__init__(reason)
         self.status = status
-        self.tls = tls
 
 
 class _Connect(connect):
@@ -74,9 +73,9 @@ async def dial(
     except InvalidStatus as error:
         raise Refused(f"HTTP {error.response.status_code}", error.response.status_code) from error
     except (InvalidHandshake, ConnectionClosed) as error:
-        raise Refused(str(error), tls=isinstance(error.__cause__, ssl.SSLError)) from error
+        raise Refused(str(error)) from error
     except (OSError, TimeoutError) as error:
-        raise Refused(f"no connection: {error}", tls=isinstance(error, ssl.SSLError)) from error
+        raise Refused(f"no connection: {error}") from error
 
 
 class Peer:

@@ -97,7 +97,7 @@ async def _knock(target: Target) -> None:
         try:
             await bench.dial()
         except Refused as error:
-            if error.status in (401, 403) or error.tls:
+            if error.status in (401, 403):
                 raise AuthError(f"{target.url} refuses this identity: {error}") from error
             raise LinkError(f"{target.url}: {error}") from error
 

@@ -8,13 +8,16 @@ import socket
 from pathlib import Path
 
 import pytest
+import trustme
 
 from gateway.cli import main
 from gateway.conformance.checks import UNSEEN
 from gateway.conformance.run import numbers
 from gateway.conformance.specification import requirements
+from gateway.ingest.tokens import Role
 from tests.conformance import wrong_server
 from tests.conformance.wrong_server import TOKEN
+from tests.ingest.cloud import cloud, url
 
 
 @pytest.fixture
@@ -92,6 +95,31 @@ def test_a_server_that_is_not_there_or_does_not_want_us_is_said(
     assert command("--url", "http://127.0.0.1/") == 78
     assert command("--url", "ws://127.0.0.1/", "--only", "Z9") == 78
     assert command() == 78
+
+
+@pytest.mark.parametrize("certified", [False, True])
+def test_tls_is_verified_and_a_certificate_is_shown_where_there_is_one(tmp_path: Path, certified: bool) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "server.pem"))
+    client = authority.issue_cert(common_name="conformance")
+    client.cert_chain_pems[0].write_to_path(str(tmp_path / "client.pem"))
+    client.private_key_pem.write_to_path(str(tmp_path / "key.pem"))
+    (tmp_path / "key.pem").chmod(0o600)
+    files = {"cert": tmp_path / "server.pem", "client_ca": tmp_path / "ca.pem"}
+
+    async def main() -> int:
+        async with cloud(tmp_path, **files) as server:
+            token = await server.committer.call(server.tokens.add, "conformance", Role.GATEWAY, 0)
+            (tmp_path / "token").write_text(token)
+            (tmp_path / "token").chmod(0o600)
+            shown = ("--certfile", "client.pem", "--keyfile", "key.pem") if certified else ("--token-file", "token")
+            words = [word if word.startswith("--") else str(tmp_path / word) for word in shown]
+            words += ["--url", url(server, "wss"), "--only", "C2b", "--only", "R2a"]
+            assert await asyncio.to_thread(command, *words) == 69, "an authority that nobody knows"
+            return await asyncio.to_thread(command, "--cafile", str(tmp_path / "ca.pem"), *words)
+
+    assert asyncio.run(main()) == 0
 
 
 def test_what_was_acked_is_remembered_for_the_next_run(tmp_path: Path, token: Path) -> None:

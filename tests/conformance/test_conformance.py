@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 
 import pytest
+import trustme
 
 from gateway.conformance.bench import PATIENCE_S, Target
 from gateway.conformance.run import Finding, Outcome, Verdict, numbers, run
@@ -163,6 +165,29 @@ def test_marks_that_a_restart_forgot_are_missed() -> None:
     kept, forgotten = asyncio.run(main())
     assert verdicts(kept) == {"R6b": Verdict.KEPT}
     assert "was acked in an earlier run" in broken(forgotten)["R6b"]
+
+
+def test_strangers_may_be_refused_by_tls_alone() -> None:
+    """A server that demands a certificate lets nobody come as far as HTTP."""
+    authority = trustme.CA()
+    server, client, stranger = (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), *(_trusting(authority) for _ in range(2)))
+    authority.issue_cert("127.0.0.1").configure_cert(server)
+    authority.configure_trust(server)
+    server.verify_mode = ssl.CERT_REQUIRED
+    authority.issue_cert("conformance.example").configure_cert(client)
+
+    async def main() -> Outcome:
+        async with wrong_server.running(tls=server) as wrong:
+            aim = target(wrong.url)._replace(context=client, stranger=stranger)
+            return await run(aim, ("C2b",), {}, heard)
+
+    assert verdicts(asyncio.run(main())) == {"C2b": Verdict.KEPT}
+
+
+def _trusting(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authority.configure_trust(context)
+    return context
 
 
 def test_every_check_is_shown_to_fail() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import ssl
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -347,13 +348,16 @@ def keep_context(_: ServerConnection, __: Request, response: Response) -> None:
 
 
 @asynccontextmanager
-async def running(*faults: str, store: Store | None = None) -> AsyncIterator[WrongServer]:
+async def running(
+    *faults: str, store: Store | None = None, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[WrongServer]:
     wrong = WrongServer(store or Store(), set(faults))
     deflate = ServerPerMessageDeflateFactory(server_no_context_takeover=True)
     server: Server = await serve(
         wrong.serve,
         "127.0.0.1",
         0,
+        ssl=tls,
         process_request=wrong.knock,
         process_response=keep_context if "keeps its context" in faults else None,
         create_connection=Deaf if "answers no ping" in faults else ServerConnection,
@@ -370,7 +374,7 @@ async def running(*faults: str, store: Store | None = None) -> AsyncIterator[Wro
     )
     try:
         host, port = server.sockets[0].getsockname()[:2]
-        wrong.url = f"ws://{host}:{port}/"
+        wrong.url = f"{'wss' if tls else 'ws'}://{host}:{port}/"
         yield wrong
     finally:
         server.close()

@@ -37,14 +37,15 @@ class Sensor:
         state = {"sequence": self.produced, "energy": self.produced + ENERGY}
         self._publish(f"site/{self.name}", json.dumps(state).encode())
 
-    def toml(self, port: int) -> str:
-        """The broker and its device, as a person would write them."""
+    def toml(self, port: int, window: int = 500) -> str:
+        """The broker and its device, as a person would write them; `window`: messages ahead of acknowledgements."""
         return f"""
 [[bus]]
 name = "broker"
 kind = "mqtt"
 host = "127.0.0.1"
 port = {port}
+receive_maximum = {window}
 
 [[device]]
 name = "{self.name}"

@@ -26,7 +26,7 @@ from tests.e2e.witness import Answer, Arrivals, Sensor, Witness
 from vm.conftest import Machine
 
 WINDOW = 20
-"""How many messages mosquitto sends ahead of acknowledgements."""
+"""How many messages the broker may send ahead of acknowledgements: the receive maximum of MQTT 5."""
 PATIENCE_S = 240.0
 _PACE_S = 0.2
 _TOKEN = "/etc/gateway/credentials/uplink-token"
@@ -150,14 +150,12 @@ class Ground:
 @asynccontextmanager
 async def running(machine: Machine, folder: Path) -> AsyncIterator[tuple[Ground, Plant]]:
     async with AsyncExitStack() as stack:
-        mosquitto = stack.enter_context(
-            broker.Mosquitto(folder, max_inflight_messages=WINDOW, max_queued_messages=1_000_000)
-        )
+        mosquitto = stack.enter_context(broker.Mosquitto(folder, max_queued_messages=1_000_000))
         sensor = Sensor("office", stack.enter_context(publisher(mosquitto.port)).publish)
         plant = Plant(_PACE_S)
         stack.push_async_callback(plant.close)
         witnesses = [Witness("inverter"), Witness("meter")]
-        toml = sensor.toml(mosquitto.port)
+        toml = sensor.toml(mosquitto.port, WINDOW)
         for witness, interval_ms in zip(witnesses, (100, 250), strict=True):
             await witness.listen()
             plant.work(witness.name, witness.run())

@@ -122,8 +122,10 @@ async def healthy(seconds: float) -> list[Figure]:
                 used = meters.usage(rig.gateway.pid).since(before)
                 below = where.written_bytes() - device
     readings = now["intake"]["readings"] - was["intake"]["readings"]
-    late = now["buffer"]["commits"] - was["buffer"]["commits"]
-    rate = f"{readings / seconds:.0f} readings/s for {seconds:g} s; {late} times an ack was later than `commit_after`"
+    commits = now["buffer"]["commits"] - was["buffer"]["commits"]
+    rate = (
+        f"{readings / seconds:.0f} readings/s for {seconds:g} s; {commits} commits, of late acks and what follows them"
+    )
     return [
         Figure("healthy link: fsyncs", traced.count, "<= 0", rate),
         Figure("healthy link: bytes written per reading", used.written_bytes / readings, "<= 1",

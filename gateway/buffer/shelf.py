@@ -341,11 +341,11 @@ class Shelf:
             self._doubt()
         newer = self.ledger.packets()
         for name, seq, origins in opened.origins:
-            older = [origin for origin in origins if (origin.session, origin.packet_id) not in newer]
-            if older:
+            valid = [origin for origin in origins if (origin.session, origin.packet_id) not in newer]
+            if valid:
                 home = Home()
                 home.row = (name, seq)
-                self.ledger.recall(older, home, settled=True)
+                self.ledger.recall(valid, home, settled=True)
                 self.streams[name].pins[seq] = home
         for loss in opened.losses:
             self.count(loss)

@@ -1,6 +1,6 @@
 """A campaign, or a part of one: `python -m tests.conservation --from 0 --count 100000`.
 
-Prints every failing seed, then how often each fault and each path of the protocol occurred. Exits 1 when a seed failed
+Prints every failing seed, and at the end (or when it is interrupted) how often each fault and each path of the protocol occurred. Exits 1 when a seed failed
 or a path was never walked.
 """
 
@@ -26,6 +26,8 @@ def campaign(first: int, count: int, *, stop_after: int = 20, every: int = 10_00
         for seed in range(first, first + count):
             try:
                 seen += run(seed, taps)
+            except KeyboardInterrupt:
+                break
             except Exception as error:
                 failed.append(seed)
                 leaf = _leaf(error)
@@ -34,6 +36,7 @@ def campaign(first: int, count: int, *, stop_after: int = 20, every: int = 10_00
                     traceback.print_tb(leaf.__traceback__)
                 if len(failed) >= stop_after:
                     break
+            seen["schedules"] += 1
             if every and (seed + 1 - first) % every == 0:
                 ms = (time.process_time() - begun) / (seed + 1 - first) * 1000
                 print(f"{seed + 1 - first} schedules, {len(failed)} failed, {ms:.1f} ms each", flush=True)
@@ -60,7 +63,8 @@ def main() -> int:
         print(f"{times:10} {path}")
     never = [path for path in PATHS if not seen[path]]
     spent_s = time.process_time() - begun
-    print(f"{options.count} schedules from seed {options.first}: {len(failed)} failed, {spent_s:.0f} s of one core")
+    done = seen["schedules"]
+    print(f"{done} schedules from seed {options.first}: {len(failed)} failed, {spent_s:.0f} s of one core")
     print(f"never walked: {', '.join(never) or 'none'}")
     return 1 if failed or never else 0
 

@@ -121,12 +121,13 @@ class Judge:
         batches = list(world.witness.named(stream, stored.first, stored.last))
         if not self._has_reason(reason):
             self.wrong.append(f"{where}: nothing had to be given up")
-        if reason is not GapReason.STORED_ELSEWHERE:
+        elsewhere = reason is GapReason.STORED_ELSEWHERE and body.readings == 0  # else nobody knows of all of it
+        if not elsewhere:
             self._lost.update((name, seq) for name, seq, _ in batches)
         lost = sum(made.readings for _, _, made in batches)
         if reason in (GapReason.EVICTED, GapReason.EXPIRED, GapReason.OVERFLOW) and body.readings not in (None, lost):
             self.wrong.append(f"{where} says so, and took {lost}")
-        if reason is GapReason.STORED_ELSEWHERE:
+        if elsewhere:
             world.seen["gap of stored_elsewhere"] += 1
             self._is_elsewhere(account, where, batches)
         for home_stream, _, made in batches:
@@ -217,7 +218,7 @@ class Judge:
             return False
         if stream in world.witness.distrusted:
             return True
-        if seq < world.witness.offered.get(stream, 0) and all(storage.id == world.last_sink for storage in took):
+        if seq < world.last_offered.get(stream, 0) and all(storage.id == world.last_sink for storage in took):
             return False
         world.seen["a backup took what nobody offers any more"] += 1
         return True

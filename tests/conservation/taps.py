@@ -56,8 +56,8 @@ class Witness:
         self.seen: Counter[str] = Counter()
         self.moved: dict[tuple[str, int], tuple[str, int, int]] = {}
         """New stream and number of a gap → where it was before."""
-        self.offered: dict[str, int] = {}
-        """Stream → its next number, in the newest hello."""
+        self.offered: dict[object, dict[str, int]] = {}
+        """Session → stream → its next number, in the hello."""
         self.distrusted: set[str] = set()
         self.renumbered = False
         """Records were given new numbers, behind newer ones."""
@@ -255,7 +255,7 @@ class Taps:
 
     def _hello(self, session: ClientSession, *_: object, **__: object) -> Callable[[Any], None]:
         def told(_: object) -> None:
-            self.witness.offered = {offer.stream: offer.next for offer in session._offered}
+            self.witness.offered[session] = {offer.stream: offer.next for offer in session._offered}
 
         return told
 

@@ -67,6 +67,8 @@ class Promise(NamedTuple):
     busy_s: float
     """What the disk had done by then."""
     lane: Lane
+    unsafe: bool = False
+    """The disk failed, and status said so: until the next commit, memory is all there is."""
 
 
 class Message(NamedTuple):
@@ -111,6 +113,8 @@ class World:
 
         self.last_sink = ""
         """To which everything goes in the end."""
+        self.last_offered: dict[str, int] = {}
+        """What its session began with."""
         self.number = 0
         self.promised: dict[int, Promise] = {}
         self.settled: set[int] = set()
@@ -312,7 +316,8 @@ class World:
         now, trouble = self.clock.monotonic(), self.trouble
         for number in risky:
             promise = self.promised.get(number)
-            if not (promise is None or trouble or volatile[number] or number in self.redelivered):
+            excused = trouble or volatile[number] or number in self.redelivered
+            if promise is not None and not (excused or promise.unsafe):
                 self._check_age(number, promise, now, power)
             self.may_be_lost.add(number)
         if trouble:
@@ -454,7 +459,7 @@ class World:
             self._busy = False
             if message is None:
                 now = self.clock.monotonic()
-                promise = Promise(now, self.thread.busy_s(now), rows[0].shape.lane)
+                promise = Promise(now, self.thread.busy_s(now), rows[0].shape.lane, self.trouble)
                 self.promised.update((number, promise) for number in those)
 
     @property
@@ -565,7 +570,8 @@ class World:
         for site in self.sites.values():
             site.compare()
         assert self.uplink._active is not None
-        self.last_sink = self.uplink._active.session.sink
+        session = self.uplink._active.session
+        self.last_sink, self.last_offered = session.sink, self.witness.offered[session]
 
     def _nobody_fell(self) -> None:
         for task in self._tasks:

@@ -1,7 +1,7 @@
 """A campaign, or a part of one: `python -m tests.conservation --from 0 --count 100000`.
 
-Prints every failing seed, and at the end (or when it is interrupted) how often each fault and each path of the protocol occurred. Exits 1 when a seed failed
-or a path was never walked.
+Prints every failing seed, and at the end (or when it is interrupted) how often each fault and each path of the protocol
+occurred. Exits 1 when a seed failed or a path was never walked.
 """
 
 from __future__ import annotations

@@ -59,10 +59,12 @@ class Streams:
         for stream, mark in marks.items():
             self._streams.setdefault(stream, _Stream(mark))
         excess = len(self._streams) - MAX_STREAMS
+        if excess <= 0:
+            return
         # what failed once stays: a session may not have been told yet that its records came to nothing
         rest = [name for name, s in self._streams.items() if s.pending == s.committed and not s.attempt]
         idle = [name for name in rest if name not in marks]
-        for name in idle[: max(0, excess)]:
+        for name in idle[:excess]:
             del self._streams[name]
 
     def mark(self, stream: str) -> int:

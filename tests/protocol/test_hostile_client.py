@@ -301,14 +301,14 @@ def test_thousands_of_streams_fill_no_memory() -> None:
 def test_nothing_a_gateway_says_breaks_the_server_a_million_times() -> None:
     """Seed by `HOSTILE_SEED`; it is printed."""
     first = int(os.environ.get("HOSTILE_SEED", "1"))
-    began, ends, kinds, messages = time.monotonic(), Counter[int](), Counter[str](), 0
+    began, ends, kinds, messages = time.process_time(), Counter[int](), Counter[str](), 0
     for seed in range(first, first + 50):
         house = House(seed)
         house.run(20_000)
         ends += house.ends
         kinds += house.kinds
         messages += house.messages
-    took = time.monotonic() - began
-    print(f"\n{messages:,} messages, seeds {first} to {first + 49}: {messages / took:,.0f} a second")
+    took = time.process_time() - began
+    print(f"\n{messages:,} messages, seeds {first} to {first + 49}: {messages / took:,.0f} a second of one core")
     print(f"sessions ended {dict(ends)}, read {dict(kinds)}")
     assert messages >= 1_000_000

@@ -183,6 +183,9 @@ class Shelf:
     def move(self, stream: Stream, target: Stream) -> None:
         """Gives fresh records another identity: that of the open stream `target`."""
         for held in list(stream.fresh.values()):
+            if held.record.kind is RecordKind.END:
+                self._remove(stream, held)
+                continue
             record = msgspec.structs.replace(held.record, stream=target.name, seq=target.next, last=0)
             again = Held(record, held.at_ms, held.utc_ms, held.born_s)
             again.home, again.grounded = held.home, held.grounded

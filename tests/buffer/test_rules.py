@@ -718,6 +718,24 @@ def test_a_store_that_opens_late_does_not_overrule_a_newer_message_of_the_same_n
     run(main())
 
 
+def test_the_end_of_a_distrusted_stream_does_not_end_the_open_one(tmp_path: Path) -> None:
+    async def main() -> None:
+        machine = Machine(tmp_path)
+        buffer = await machine.start()
+        machine.failing = True  # so that all of it is in memory
+        await buffer.append([row(1)])
+        distrusted = live(buffer)
+        buffer.seal(Lane.LIVE)
+        await buffer.distrust(distrusted)
+        await buffer.append([row(2)])
+        buffer.close(Lane.LIVE)
+        records = await buffer.fetch(live(buffer), 1, 1 << 20)
+        assert [record.kind for record in records] == [RecordKind.BATCH, RecordKind.BATCH]
+        await machine.stop()
+
+    run(main())
+
+
 def test_two_sessions_may_tell_of_the_same_copy_at_once(tmp_path: Path) -> None:
     async def main() -> None:
         machine = Machine(tmp_path)

@@ -196,6 +196,28 @@ def test_a_backlog_that_arrives_after_its_clock_record_is_right_from_the_start(s
     assert stamps(sink) == [9010]
 
 
+def test_the_time_of_a_server_is_used_until_the_gateways_own_clock_is_set(sink: SqliteSink) -> None:
+    told = ClockState(BOOT, 8000, 900, Trust.SERVER)
+    sink.commit([entry(S, 1, body([1], at_ms=10, clock=UNSYNCED)), entry(S, 2, told)], [], 0)
+    sink.commit([entry(S, 3, body([2], at_ms=20, clock=told))], [], 0)
+    assert stamps(sink) == [8010, 8020]
+    sink.commit([entry(S, 4, ClockState(BOOT, 9000, 2, Trust.SYNCED))], [], 0)
+    assert stamps(sink) == [9010, 9020]
+    late = [
+        entry("2" * 32, 1, body([3], at_ms=30, clock=told)),
+        entry("2" * 32, 2, body([4], at_ms=40, clock=UNSYNCED)),
+    ]
+    sink.commit(late, [], 0)
+    assert stamps(sink) == [9010, 9020, 9030, 9040]
+
+
+def test_no_server_unsettles_what_an_earlier_process_of_the_boot_knew(sink: SqliteSink) -> None:
+    sink.commit([entry(S, 1, ClockState(BOOT, 9000, 2, Trust.SYNCED)), entry(S, 2, body([1], at_ms=10))], [], 0)
+    sink.commit([entry(S, 3, ClockState(BOOT, 8000, 900, Trust.SERVER))], [], 0)
+    sink.commit([entry(S, 4, body([2], at_ms=20, clock=UNSYNCED))], [], 0)
+    assert stamps(sink) == [SYNCED.offset_ms + 10, 9020]
+
+
 def test_the_clock_of_one_gateway_moves_nothing_of_another(sink: SqliteSink) -> None:
     sink.commit([entry(S, 1, body([1], at_ms=10, clock=UNSYNCED), gateway="g2")], [], 0)
     sink.commit([entry(S, 1, ClockState(BOOT, 9000, 2, Trust.SYNCED))], [], 0)

@@ -175,6 +175,14 @@ def test_overdue_acks_make_a_suspect_then_a_dead_session_and_late_ones_a_recover
     assert isinstance(plain.tick(again + ABANDON_AFTER_S)[0], Dead)
 
 
+def test_after_a_gap_comes_what_follows_all_that_it_covers() -> None:
+    plain = session("none")
+    send(plain, record(1, RecordKind.GAP, b'{"reason":"evicted"}', last=3))
+    fetch = plain.want()
+    assert fetch is not None
+    assert fetch.seq == 4
+
+
 def test_what_another_sink_has_is_left_out() -> None:
     plain = session("none", first=1)
     assert [m["id"] for m in messages(send(plain, record(5), record(6)))] == [f"{STREAM}:5", f"{STREAM}:6"]

@@ -234,7 +234,7 @@ class Taps:
         self.witness.seen["ring held origins"] += len(recovered.origins)
 
     def _renumber(self, shelf: Shelf, stream: Stream, target: Stream, *_: object) -> Callable[[Any], None]:
-        before = [held.record for held in stream.fresh.values()]
+        before = [held.record for held in stream.fresh.values() if held.record.kind is not RecordKind.END]
 
         def told(_: object) -> None:
             after = [held.record for held in target.fresh.values()][-len(before) :] if before else []

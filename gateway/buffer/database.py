@@ -158,7 +158,7 @@ def streams(old: sqlite3.Connection) -> Iterator[tuple[int, list[Any]]]:
                     from_stream(columns[:3])
                 except DecodeError:
                     continue
-                if key not in known:
+                if isinstance(key, int) and key not in known:
                     known.add(key)
                     yield key, columns
         except sqlite3.Error:
@@ -211,7 +211,7 @@ def rows(old: sqlite3.Connection, key: int, *, kind: int | None = None) -> Itera
                 f" ORDER BY id LIMIT {_CHUNK_ROWS}",
                 (at, end, kind),
             ):
-                if row[0] >= at:
+                if isinstance(row[0], int) and row[0] >= at:
                     chunk.append(row)
                     at = row[0] + 1
         except sqlite3.Error:

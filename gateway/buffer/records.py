@@ -75,6 +75,10 @@ class Records:
         self.losses: list[Loss] = []
         self.sinks: dict[str, dict[str, int]] = {}
         """Who had acked how much of each stream when the store was opened."""
+        for table, column in (("stream", b"key"), ("record", b"id")):
+            _, name, kind, _, _, primary = db.execute(f"PRAGMA table_info({table})").fetchone() or (None,) * 6
+            if (name, kind, primary) != (column, b"INTEGER", 1):  # a flipped bit, and numbers are anything
+                raise CorruptError(f"table {table} is not as it was made")
         for key, *columns, sinks in db.execute("SELECT key, id, lane, boot, sinks FROM stream ORDER BY key"):
             name, lane, boot = from_stream(columns)
             self._keys[name] = key

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import random
 import shutil
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
@@ -110,6 +112,16 @@ def headless(folder: Path, dice: random.Random) -> None:
         file.write(dice.randbytes(PAGE))
 
 
+def a_word_of_the_schema(folder: Path, dice: random.Random) -> None:
+    """One letter: what was a number can now be anything."""
+    with closing(sqlite3.connect(folder / DB)) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # else the log would heal it
+    word = dice.choice((b"key INTEGER PRIMARY", b"id INTEGER PRIMARY"))
+    data = (folder / DB).read_bytes()
+    assert word in data
+    (folder / DB).write_bytes(data.replace(word, word.replace(b"GER", b"GES")))
+
+
 def empty(folder: Path, dice: random.Random) -> None:
     (folder / DB).write_bytes(b"")
 
@@ -140,7 +152,8 @@ def all_at_once(folder: Path, dice: random.Random) -> None:
 
 DAMAGES: Final[tuple[Damage, ...]] = (
     truncated, flipped, zeroed, garbled, swapped, wal_truncated, wal_flipped, wal_zeroed, wal_missing, wal_stale,
-    shm_garbled, headless, empty, gone, a_directory, a_dangling_link, another_program, all_at_once,
+    shm_garbled, headless, a_word_of_the_schema, empty, gone, a_directory, a_dangling_link,
+    another_program, all_at_once,
 )  # fmt: skip
 UNNOTICED: Final[tuple[Damage, ...]] = (wal_truncated, wal_stale)
 """The end of what was stored may be missing without a word; at the sink the stream has then not ended in order."""

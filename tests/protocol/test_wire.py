@@ -8,6 +8,7 @@ import json
 import logging
 import re
 import secrets
+import socket
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -297,6 +298,9 @@ def test_reading_stops_while_the_store_takes_nothing(tmp_path: Path) -> None:
             await sender.hello(stream)
             await sender.batch(stream, 1, large)
             await sender.acked(stream, 1)
+            (session,) = server.fleet
+            for end, option in ((sender.ws, socket.SO_SNDBUF), (session.ws, socket.SO_RCVBUF)):
+                end.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, option, 64 * 1024)
             held = asyncio.create_task(server.committer.call(release.wait, 60.0))
             sending = asyncio.create_task(_send(sender, stream, large))
             try:
@@ -308,13 +312,13 @@ def test_reading_stops_while_the_store_takes_nothing(tmp_path: Path) -> None:
                 release.set()
             await held
             await sending
-            await sender.acked(stream, 200)
+            await sender.acked(stream, 100)
 
     asyncio.run(main())
 
 
 async def _send(sender: Any, stream: str, content: bytes) -> None:
-    for seq in range(2, 201):
+    for seq in range(2, 101):
         await sender.batch(stream, seq, content)
 
 

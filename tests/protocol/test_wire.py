@@ -305,8 +305,11 @@ def test_reading_stops_while_the_store_takes_nothing(tmp_path: Path) -> None:
             sending = asyncio.create_task(_send(sender, stream, large))
             try:
                 await until(lambda: server.committer.waiting >= 16)
-                await asyncio.sleep(0.3)  # more would have come by now
-                assert server.committer.waiting <= MAX_UNDER_WAY
+                waiting = 0
+                while waiting < server.committer.waiting:  # until no more comes
+                    waiting = server.committer.waiting
+                    await asyncio.sleep(0.5)
+                assert waiting <= MAX_UNDER_WAY
                 assert not sending.done(), "the sender is held back"
             finally:
                 release.set()

@@ -150,7 +150,9 @@ class Judge:
             case GapReason.CORRUPT:
                 return world.rotten
             case GapReason.UNSENT:
-                return any(store.lost for store in world.stores) or len(world.stores) > 1 or world.rotten
+                backups = any(store.lost for store in world.stores)
+                # a crash while the disk fails may take the middle of a stream, which then is a hole
+                return backups or len(world.stores) > 1 or world.rotten or world.disk_failed
             case GapReason.STORED_ELSEWHERE:
                 return len(world.stores) > 1
             case _:

@@ -87,7 +87,7 @@ class World:
         self.dice = dice
         self.plan = plan
         self.clock = VirtualClock(trust=Trust.SYNCED if plan.synced else Trust.UNSYNCED)
-        self.settings = BufferSettings(**plan.buffer)
+        self.settings = BufferSettings(**plan.buffer, ring_size=plan.ring_size or 0)
         self.weather = Weather(self.seen)
         self._home = home
         self._lives = 0

@@ -36,7 +36,8 @@ _FEW: Final = 200
 """Batches that wait although all is well."""
 _OUTAGE_S: Final = (0.5, 8.0)
 _WELL_S: Final = (2.0, 12.0)
-_SETTLE_S: Final = 300.0
+_WARM_S: Final = 300.0
+_STUCK_S: Final = 60.0
 _QUIET_S: Final = 3.0
 """Longer than a poll may take to fail."""
 
@@ -76,7 +77,7 @@ class Run:
             return self.outages >= 2 and status["buffer"]["records"] < _FEW
 
         self._trouble_task = asyncio.create_task(self._trouble())
-        await until(warm, _SETTLE_S, "two outages are over")
+        await until(warm, _WARM_S, "two outages are over")
 
     async def work(self) -> None:
         """Returns when so many readings were collected and the sink is well."""
@@ -123,14 +124,17 @@ class Run:
     async def settle(self, machines: Tool) -> int:
         """The machines fall silent, what waits is delivered: readings that were collected."""
         os.kill(machines.pid, signal.SIGSTOP)
-        collected, since = 0, time.monotonic()
-        give_up = since + _SETTLE_S
-        while time.monotonic() - since < _QUIET_S and time.monotonic() < give_up:
+        collected = waiting = -1
+        since = time.monotonic()
+        while time.monotonic() - since < (_STUCK_S if waiting else _QUIET_S):
             await asyncio.sleep(_SAMPLE_S)
             status: Any = await self._rig.status()
-            doing(f"{status['buffer']['records']:,} batches wait")
-            if status["intake"]["readings"] != collected or status["buffer"]["records"]:
-                collected, since = status["intake"]["readings"], time.monotonic()
+            now = status["intake"]["readings"], status["buffer"]["records"]
+            if now != (collected, waiting):
+                (collected, waiting), since = now, time.monotonic()
+            doing(f"{waiting:,} batches wait")
+        if waiting:
+            raise GatewayError(f"{waiting:,} batches are not delivered, and none has been for {_STUCK_S:g} s")
         return collected
 
     def stored(self) -> tuple[int, int]:

@@ -27,6 +27,7 @@ from typing import NamedTuple
 
 import pytest
 
+from gateway.demo.plant import Plant
 from gateway.model import Status
 from gateway.testing import broker
 from tests.e2e.witness import orderly
@@ -135,8 +136,9 @@ def _judge(ground: Ground) -> None:
     orderly(ground.database)
 
 
-async def _until(ground: Ground, moment: Moment, rng: random.Random) -> None:
-    """Returns when the power shall go."""
+async def _until(ground: Ground, plant: Plant, moment: Moment, rng: random.Random) -> None:
+    """Returns when the power shall go. What the sensor says goes to disk at once, and takes polled data along: without
+    a sink it falls silent before every second cut, so that polled data wait as long as they may."""
     match moment:
         case Moment.ONLINE:
             await ground.flows()
@@ -144,11 +146,19 @@ async def _until(ground: Ground, moment: Moment, rng: random.Random) -> None:
         case Moment.CUT_OFF:
             await ground.flows()
             await ground.cloud(False)
-            await asyncio.sleep(rng.uniform(0, 3))
+            _hush_perhaps(plant, rng)
+            await asyncio.sleep(rng.uniform(0.5, 3))
         case Moment.OFFLINE:
             await ground.polls(rng.uniform(2, 6))
+            _hush_perhaps(plant, rng)
+            await asyncio.sleep(rng.uniform(0.5, 3))
         case Moment.RECOVERY:
             await asyncio.sleep(rng.uniform(0, 4))
+
+
+def _hush_perhaps(plant: Plant, rng: random.Random) -> None:
+    if rng.random() < 0.5:
+        plant.hush()
 
 
 @pytest.mark.parametrize("cuts", [4, pytest.param(20, marks=pytest.mark.long)])
@@ -166,8 +176,9 @@ def test_power_cuts_in_mid_flow_lose_no_message_and_of_polled_data_at_most_commi
             for moment in moments:
                 await ground.cloud(moment is not Moment.OFFLINE)
                 await ground.connect()
-                await _until(ground, moment, rng)
+                await _until(ground, plant, moment, rng)
                 await ground.cut(moment.value)
+                plant.talk()
                 print(f"cut {len(ground.cuts)}: {moment.value}", file=sys.stderr, flush=True)
             await ground.cloud(True)
             await ground.connect()

@@ -136,6 +136,7 @@ class Shelf:
         at_ms, born_s = self.boot_ms(), self._clock.monotonic() if born_s is None else born_s
         utc_ms = batching.utc(at_ms, self.clock_state)
         helds = []
+        alone = any(held.flight is None for held in list(stream.fresh.values())[-1:])
         for i, (kind, body, readings) in enumerate(encoded):
             # a message that had to be split is known by its last part: a power cut may repeat it, never lose it
             known = tuple(origins) if i == len(encoded) - 1 else ()
@@ -149,7 +150,9 @@ class Shelf:
                 self.count_gap(body)
         for settling in settlings:
             settling.left += len(helds) - 1
-        if self.flights.launch(helds, Covers(rows[0].number, rows[-1].number) if rows else NO_ROWS):
+        covers = Covers(rows[0].number, rows[-1].number) if rows else NO_ROWS
+        # behind one that is not in the ring: of a dead process's stream that would leave the end, and a hole before it
+        if not alone and self.flights.launch(helds, covers):
             self.flights.free(rows)
         else:
             helds[-1].grounded = rows

@@ -736,6 +736,21 @@ def test_the_end_of_a_distrusted_stream_does_not_end_the_open_one(tmp_path: Path
     run(main())
 
 
+def test_what_the_ring_had_no_room_for_leaves_no_hole_that_looks_like_a_loss(tmp_path: Path) -> None:
+    async def main() -> None:
+        machine = Machine(tmp_path, ring_size=600)
+        buffer = await machine.start()
+        await buffer.append([row(1, text="x" * 250)])
+        buffer.seal(Lane.LIVE)  # the record does not fit beside its row, its end would
+        buffer = await machine.kill()
+        sink = Sink()
+        await deliver(buffer, sink)
+        assert (sink.numbers, sink.gaps) == ([1], [])
+        await machine.stop()
+
+    run(main())
+
+
 def test_two_sessions_may_tell_of_the_same_copy_at_once(tmp_path: Path) -> None:
     async def main() -> None:
         machine = Machine(tmp_path)

@@ -162,6 +162,8 @@ class Stream:
 
     def stored_elsewhere(self, sink: str, first: int) -> int:
         """Up to here another sink has whatever is missing from `first` on; below `first`: it is not known to."""
+        if first <= self.marks.get(sink, 0):
+            return 0  # it had it, and went back; to the others this may have been a gap that said so
         known = self.inherited and not self.inherited & {sink, SOMEBODY}
         if known and first > self.marks.get(sink, 0):
             return SEQ_MASK  # a hole that was found was acked, and not by this one

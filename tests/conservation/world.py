@@ -258,7 +258,8 @@ class World:
         self._ring_memory = memory
         await self._begin()
         # without room in the ring and with a disk that fails there is nowhere to remember what was acked
-        nowhere = self.disk_failed and (self.plan.ring_size is None or self.seen["ring full"])
+        no_room = self.disk_failed or self.settings.max_size < 1 << 20
+        nowhere = no_room and (self.plan.ring_size is None or self.seen["ring full"])
         for message in known:
             if (power or trouble or nowhere or self.rotten) and not self.buffer.ledger.seen(message.origin):
                 self.may_be_twice.update(message.rows)
@@ -551,6 +552,8 @@ class World:
         for name in self.plan.endpoints:
             self.path(name, "open")
             self.slow(name, 0.01)
+            if self.foul:  # a window that was dropped is never said again, and TCP never drops one
+                self.sites[name].cut()
 
     async def settle(self, within_s: float) -> None:
         """Returns when all is delivered; not later than that."""

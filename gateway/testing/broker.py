@@ -17,6 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from gateway.testing.process import end_with_parent
+
 _PLACES = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"))
 _START_S, _STOP_S = 20.0, 10.0
 _TRIES = 5
@@ -86,9 +88,8 @@ class Mosquitto:
         config = self._folder / "mosquitto.conf"
         config.write_text("\n".join(lines) + "\n")
         with (self._folder / "mosquitto.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [program() or "mosquitto", "-v", "-c", str(config)], stdout=log, stderr=log
-            )
+            command = [program() or "mosquitto", "-v", "-c", str(config)]
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=end_with_parent)  # noqa: PLW1509
         give_up = time.monotonic() + _START_S
         while self._process.poll() is None and time.monotonic() < give_up:
             try:

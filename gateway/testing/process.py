@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 
 _libc = ctypes.CDLL(None)
@@ -10,5 +11,9 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def end_with_parent() -> None:
-    """Runs in the child, between fork and exec: it gets SIGTERM as soon as the thread that started it ends."""
+    """Runs in the child, between fork and exec: it gets SIGTERM as soon as the thread that started it ends.
+
+    It does not get the terminal's Ctrl-C beside us: we end our children, in the order that is right.
+    """
+    os.setpgid(0, 0)
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

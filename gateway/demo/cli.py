@@ -91,10 +91,14 @@ async def _list(world: World) -> None:
     print(f"page: {world.page}", flush=True)
     for note in world.plant.notes:
         print(note, flush=True)
+    shown: dict[str, str] = {}
     while True:
         devices: dict[str, list[str]] = {}
         for device, point, value, unit, _ in await world.latest():
             devices.setdefault(device, []).append(f"{point}={value}{unit}")
         for device, values in sorted(devices.items()):
-            print(f"{device}: {' '.join(values)}", flush=True)
+            line = f"{device}: {' '.join(values)}"
+            if shown.get(device) != line:
+                print(line, flush=True)
+            shown[device] = line
         await asyncio.sleep(1)

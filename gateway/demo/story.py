@@ -30,7 +30,8 @@ class Told:
 
     def now(self, headline: str) -> None:
         self.headline = headline
-        self._listener(f"… {headline}")
+        if headline:
+            self._listener(f"… {headline}")
 
     def done(self, sentence: str) -> None:
         self.sentences.append(sentence)

@@ -55,7 +55,6 @@ from gateway.protocol.outputs import (
     Missing,
     MoveAsked,
     Output,
-    Recovered,
     ResultStored,
     Seal,
     Send,
@@ -149,6 +148,7 @@ class ClientSession:
 
     def _distrust(self, stream: str) -> list[Output]:
         self._manifest.distrust(stream)
+        self._blocked = False  # perhaps all that filled the window was of this stream
         place = self._places.pop(stream, None)
         return [*([Hold(stream, 0)] if place else []), Distrust(stream)]
 
@@ -325,7 +325,7 @@ class ClientSession:
                 self._allowance.grant(message.window)
                 self._blocked = False
                 self._watch.progress(now)
-                return []
+                return [] if message.window.batches else self._watch.relieve()  # who asks for a pause is not dead [W3b]
             case Move():
                 return [MoveAsked(message.deadline_ms / 1000, message.spread_ms / 1000, message.reason)]
 
@@ -356,9 +356,7 @@ class ClientSession:
         if progress:
             self._blocked = False
             self._watch.progress(now)
-            if self._watch.suspect:
-                self._watch.suspect = False
-                outputs.append(Recovered())
+            outputs += self._watch.relieve()
         return outputs
 
     def _nack(self, nack: Nack, now: float) -> list[Output]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from gateway.protocol.outputs import Dead, Output, Ping, Suspect
+from gateway.protocol.outputs import Dead, Output, Ping, Recovered, Suspect
 
 WELCOME_WITHIN_S: Final = 2.0
 ACK_TIMEOUT_MIN_S: Final = 0.7
@@ -62,6 +62,13 @@ class Watch:
     def progress(self, now: float) -> None:
         """Waiting for acks begins anew."""
         self._progress_at = now
+
+    def relieve(self) -> list[Output]:
+        """There is no reason to suspect any more."""
+        if not self.suspect:
+            return []
+        self.suspect = False
+        return [Recovered()]
 
     def measure(self, sample_s: float) -> None:
         """One round trip (RFC 6298 §2)."""

@@ -27,6 +27,7 @@ from websockets.exceptions import (
 )
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 from websockets.frames import CloseCode
+from websockets.protocol import State
 from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
 
@@ -42,6 +43,7 @@ from gateway.uplink.proxy import talk
 from gateway.uplink.reactions import Kind, Reaction, Refused
 
 CLOSE_WITHIN_S: Final = 1.0
+_MAX_REASON_BYTES: Final = 123  # RFC 6455 5.5: a control frame has 125, two are the code
 MAX_PLAIN_BYTES: Final = 1 << 20
 """Of what a plain peer says: it may echo what it was sent."""
 WRITE_LIMIT_BYTES: Final = 64 * 1024
@@ -61,13 +63,15 @@ class Link:
         self._text_only = text_only
 
     def send(self, frame: bytes) -> None:
-        """Hands one text frame to the socket's buffer; never waits. A connection that has ended drops it; `receive`
-        tells why.
-        """
-        protocol = self._connection.protocol
-        if protocol.state.name == "OPEN" and not self._connection.transport.is_closing():
-            protocol.send_text(frame)
+        """Hands one text frame to the socket's buffer; never waits. A connection that has `ended` drops it."""
+        if not self.ended:
+            self._connection.protocol.send_text(frame)
             self._connection.send_data()
+
+    @property
+    def ended(self) -> bool:
+        """Nothing that is sent arrives any more; `receive` tells why in a moment."""
+        return self._connection.protocol.state is not State.OPEN or self._connection.transport.is_closing()
 
     @property
     def full(self) -> bool:
@@ -116,10 +120,11 @@ class Link:
         self._connection.transport.abort()
 
     async def close(self, code: int, reason: str) -> None:
-        """Closes politely, for a second at most."""
+        """Closes politely, for a second at most. `reason` may hold what the peer said, and is cut to what fits."""
+        fits = reason.encode(errors="replace")[:_MAX_REASON_BYTES].decode(errors="ignore")
         try:
             async with asyncio.timeout(CLOSE_WITHIN_S):
-                await self._connection.close(code, reason[:100])
+                await self._connection.close(code, fits)
         except TimeoutError:
             self.abort()
         except OSError as error:

@@ -38,7 +38,7 @@ from gateway.protocol import batch
 from gateway.protocol.allowance import Allowance, Room
 from gateway.protocol.manifest import Flight, Manifest, Place
 from gateway.protocol.messages import GapBody, StreamOffer
-from gateway.protocol.outputs import Acked, Fetch, Hold, Output, Ping, Recovered, Send, Welcomed
+from gateway.protocol.outputs import Acked, Fetch, Hold, Output, Ping, Send, Welcomed
 from gateway.protocol.watch import Watch
 
 READINGS_PER_MESSAGE: Final = 1000
@@ -309,10 +309,7 @@ class PlainSession:
         if not place.flights:
             outputs.append(Hold(stream, 0))
         self._watch.progress(now)
-        if self._watch.suspect:
-            self._watch.suspect = False
-            outputs.append(Recovered())
-        return outputs
+        return outputs + self._watch.relieve()
 
     # ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -240,23 +240,34 @@ class Carrier:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            if self._results_due:
-                self._results_due = False
-                await self._perform(self.session.results(self._commands.results()))
-            while (fetch := self._want()) is not None:
-                try:
-                    records = await self._outbox.fetch(fetch.stream, fetch.seq, fetch.max_bytes)
-                    said = self.session.fetched(fetch, records, self._clock.monotonic())
-                    self._spend(fetch, records, said)
-                    await self._perform(said)
-                except StoreError:  # the buffer says so, and turns what is lost into a gap
-                    self._leave_out(fetch.stream)
-                    continue
+            await self._send_results()
+            while not self._link.ended and (fetch := self._want()) is not None:
+                await self._send_records(fetch)
                 if self._link.full:
                     await self._drain(self._link)
+                await asyncio.sleep(0)  # a backlog in memory, on a path that takes it all, waits for nothing
+                await self._send_results()  # nor does it end soon
+                self._count()
             self._count()
             if self._retiring is not None:
                 await self._retire(*self._retiring)
+
+    async def _send_results(self) -> None:
+        if self._results_due:
+            self._results_due = False
+            await self._perform(self.session.results(self._commands.results()))
+
+    async def _send_records(self, fetch: outputs.Fetch) -> None:
+        assert self._link is not None
+        try:
+            records = await self._outbox.fetch(fetch.stream, fetch.seq, fetch.max_bytes)
+            if self._link.ended:
+                return  # where the sending counts as delivered, these would be lost
+            said = self.session.fetched(fetch, records, self._clock.monotonic())
+            self._spend(fetch, records, said)
+            await self._perform(said)
+        except StoreError:  # the buffer says so, and turns what is lost into a gap
+            self._leave_out(fetch.stream)
 
     def _want(self) -> outputs.Fetch | None:
         """Closes what nothing stands in the way of, then asks what to send next."""

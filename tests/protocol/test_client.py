@@ -184,6 +184,14 @@ def test_a_mark_above_everything_sent_is_distrusted_for_own_streams_and_an_ack_f
     assert talk.offer(offer(A, 5)) is None, "never used again"
 
 
+def test_a_stream_that_is_distrusted_gives_back_the_window_that_it_filled() -> None:
+    """[M4a] Nothing is in flight then, so no ack would ever make room."""
+    talk = Talk(window=Window(10, 1000))
+    assert len(talk.send(5, size=400)) == 2
+    talk.session.receive(Ack(marks={A: 50}), talk.now)
+    assert talk.offer(offer(B, 2)) is not None
+
+
 def test_an_ack_above_everything_sent_is_distrusted() -> None:
     """[M4]"""
     talk = Talk()
@@ -377,6 +385,20 @@ def test_a_window_of_nothing_is_a_pause_and_no_failure() -> None:
     assert talk.session.tick(talk.now + 10) == []
     talk.session.receive(Flow(window=Window()), talk.now)
     assert [m["seq"] for m in talk.send(4)] == [3, 4]
+
+
+def test_a_pause_ends_a_suspicion() -> None:
+    """[W3b] A store that falls behind is late with its acks, and says why."""
+    talk = Talk()
+    talk.send(2)
+    late = talk.session.deadline()
+    assert late is not None
+    assert talk.session.tick(late) == [outputs.Suspect()]
+    assert talk.session.receive(Flow(window=Window(0, 0)), late + 1) == [outputs.Recovered()]
+    assert talk.session.tick(late + 10) == []
+    assert talk.session.receive(Flow(window=Window()), late + 10) == []
+    assert talk.session.tick(late + 10.1) == []
+    assert talk.session.tick(late + 15) == [outputs.Suspect()], "from here on it is late again"
 
 
 def test_a_smaller_window_makes_the_gateway_wait() -> None:

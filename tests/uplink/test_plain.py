@@ -317,6 +317,58 @@ def test_a_bare_listener_gets_every_row_once_in_order(ack: Any, answer: Any) -> 
     asyncio.run(main())
 
 
+def test_without_acks_nothing_is_given_to_a_connection_that_is_closing() -> None:
+    """Between the peer's close and the end of TCP lies a round trip, and what is sent in it goes nowhere."""
+
+    async def close(connection: ServerConnection, message: dict[str, Any]) -> None:
+        if len(listener.heard) == 1:
+            await connection.close()
+            outbox.put(1)
+
+    async def main() -> None:
+        async with (
+            listener,
+            Relay("127.0.0.1", listener.port, delay_s=0.2) as relay,
+            running(outbox, plain(relay.port, ack="none")),
+        ):
+            outbox.put(0)
+            await until(lambda: listener.values() == [0, 1])
+
+    outbox, listener = Rows(), Listener(close)
+    asyncio.run(main())
+
+
+def test_a_backlog_in_memory_does_not_hold_the_loop() -> None:
+    async def main() -> int:
+        turns = 0
+
+        async def turn() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        outbox = Rows()
+        for row in range(300):
+            outbox.put(row)
+            outbox.close(Lane.LIVE)
+        records = next(iter(outbox.streams.values())).records
+
+        async def fetch(stream: str, seq: int, max_bytes: int) -> list[Record]:
+            nonlocal turns
+            turns = 0 if seq == 1 else turns
+            return [records[seq]]
+
+        outbox.fetch = fetch  # type: ignore[method-assign]
+        async with Listener() as listener, running(outbox, plain(listener.port, ack="none")):
+            other = asyncio.create_task(turn())
+            await until(lambda: not outbox.unacked())
+            other.cancel()
+        return turns
+
+    assert asyncio.run(main()) >= 299
+
+
 @contextlib.asynccontextmanager
 async def behind_a_relay(ack: Any) -> AsyncIterator[tuple[Rows, Relay, Listener, Any]]:
     answer = echo_the_number if isinstance(ack, AckPath) else None

@@ -329,12 +329,37 @@ def test_commands_reach_the_router_and_results_are_repeated_until_stored() -> No
     asyncio.run(main())
 
 
+def test_a_result_does_not_wait_for_a_backlog(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against a server that is faster than the disk, so that the window never fills."""
+
+    async def main() -> None:
+        outbox, commands, rows = MemoryOutbox(), MemoryCommands(), 5000
+        for row in range(rows):
+            outbox.put(row)
+            outbox.close(Lane.LIVE)
+
+        async def slow(stream: str, seq: int, max_bytes: int) -> Sequence[Record]:
+            await asyncio.sleep(0.002)
+            records = outbox.streams[stream].records
+            return [records[number] for number in range(seq, seq + 8) if number in records]
+
+        monkeypatch.setattr(outbox, "fetch", slow)
+        async with Sink(Store()) as sink, running(outbox, endpoint(sink.port, "a"), commands=commands):
+            await until(lambda: sink.store.marks)
+            commands.finish(Result("c1", Outcome.OK))
+            await until(lambda: sink.results)
+            assert len(sink.store.rows()) < rows
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize(
     ("frame", "code"),
     [
         (b"{}", 1003),
         ("nonsense", 1007),
         ('{"type":"surprise"}', 1007),
+        ('{"type":"' + "é" * 200 + '"}', 1007),
         ('{"type":"ack","marks":{},"more":' + "[" * 30_000 + "]" * 30_000 + "}", 1007),
         ('{"type":"move","deadline_ms":1' + "0" * 400 + "}", 1007),
         ('{"type":"flow","window":{"batches":-1,"bytes":-1}}', 1007),

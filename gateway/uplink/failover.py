@@ -13,9 +13,9 @@ attempt is made at an endpoint before its time.
 
 * None carries: the best open standby takes over at once. Else endpoints are tried best first, the next one in parallel
   when one has not opened within a second.
-* SUSPECT: a standby on the same sink takes over at once, and whichever ack comes first counts; but only once a minute,
-  so that a server that is slow is not run away from again and again. One on another sink waits until the suspect is
-  given up, because what both store exists twice.
+* SUSPECT: a standby on the same sink takes over at once, and whichever ack comes first counts; but after a false alarm
+  not again within a minute, so that a server that is slow is not run away from again and again. One on another sink
+  waits until the suspect is given up, because what both store exists twice.
 * Better endpoints are returned to after five healthy minutes and a random wait; after the second time within an hour
   not for another hour.
 * Make before break: the old connection is retired only when the new one is active. Renewed credentials are taken up in
@@ -74,6 +74,7 @@ class Failover:
         """Not to fall upon another endpoint in the same moment as everybody else."""
         self._spare_at = 0.0
         self._hedge_at = 0.0
+        """Not before, unless what was run away from last has proved to be dead."""
         self._fail_back_at: dict[int, float] = {}
         """Connection → when it has been healthy for long enough."""
         self._failed_back_at: float | None = None
@@ -108,8 +109,8 @@ class Failover:
     def acked(self, number: int, now: float) -> None:
         """An ack came; cheap."""
         connection = self._connections.get(number)
-        if connection is None:
-            return
+        if connection is None or connection.state is State.SUSPECT:
+            return  # of a suspect nothing is decided before it has recovered
         if connection.acked_since is None:
             connection.acked_since = now
         elif now >= connection.acked_since + PROOF_S:
@@ -150,6 +151,8 @@ class Failover:
         connection = self._connections.pop(number)
         self._fail_back_at.pop(number, None)
         self._move_at.pop(number, None)
+        if connection.state is State.SUSPECT and number != self._carrying:
+            self._hedge_at = now  # it was no false alarm
         if connection.state is not State.RETIRING:
             self._blame(self._endpoints[connection.endpoint], reaction, version, now)
             if connection.state is not State.CONNECTING:

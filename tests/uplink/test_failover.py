@@ -338,6 +338,20 @@ def test_a_suspect_is_run_away_from_once_a_minute_only() -> None:
     assert world.machine.tick(world.now + HEDGE_EVERY_S) == [Activate(1)]
 
 
+def test_only_false_alarms_count_a_suspect_that_dies_was_run_away_from_with_reason() -> None:
+    world = World([always, always])
+    world.run(10)
+    assert world.machine.suspect(1, world.now) == [Activate(2)]
+    world.open.pop(1)
+    world.perform(world.machine.failed(1, LOST, b"", world.now + 3))
+    world.now += 3
+    assert world.run_until(lambda: State.STANDBY in world.machine.state(0).states, 10) < 5
+    spare = next(iter(world.open.keys() - {2}))
+    assert world.machine.suspect(2, world.now) == [Activate(spare)], "the next fault, 8 s after the first"
+    assert world.machine.recovered(2, world.now + 1) == [], "this one was a false alarm"
+    assert world.machine.suspect(spare, world.now + 2)[:1] != [Activate(2)], "and counts"
+
+
 def test_a_suspect_that_is_given_up_is_replaced_at_once_however_recent_the_last_switch() -> None:
     world = World([always, always])
     world.run(10)

@@ -59,6 +59,7 @@ class FailoverMachine(RuleBasedStateMachine):
         self.evicted_at: list[float | None] = [None] * count
         self.spending = [Spending.WITHIN] * count
         self.hedges: list[float] = []
+        """Since one that was run away from has died."""
         self.returns: list[float] = []
         self.lost_at = 0.0
         """When nothing carried any more."""
@@ -142,6 +143,8 @@ class FailoverMachine(RuleBasedStateMachine):
     def fail(self, data: st.DataObject, reaction: Reaction) -> None:
         number = self.pick(data, CONNECTING, STANDBY, CARRYING, REPLACED, RETIRING)
         index, role = self.endpoint[number], self.role.pop(number)
+        if number in self.suspect and role != CARRYING:
+            self.hedges.clear()  # run away from with reason
         self.suspect.discard(number)
         if role == CARRYING:
             self.lost_at = self.now

@@ -148,8 +148,12 @@ class Near:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
+    @property
+    def ended(self) -> bool:
+        return not self._connection.open
+
     def send(self, frame: bytes) -> None:
-        if self._connection.open:
+        if not self.ended:
             self._connection.up.send(frame)
 
     async def drain(self) -> None:

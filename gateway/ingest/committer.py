@@ -18,7 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, Protocol, TypeVar
 
 from gateway.errors import StoreError
-from gateway.ingest.sinks.sqlite import SqliteSink, StoredResult, Verdict
+from gateway.ingest.sinks.group import StoredResult, Verdict
+from gateway.ingest.sinks.sqlite import SqliteSink
 from gateway.protocol.batch import Body
 from gateway.protocol.entry import Entry
 

@@ -16,7 +16,7 @@ from websockets.exceptions import ConnectionClosed
 
 from gateway.errors import RemoteProtocolError, StoreError
 from gateway.ingest.committer import Committer
-from gateway.ingest.sinks.sqlite import StoredResult
+from gateway.ingest.sinks.group import StoredResult
 from gateway.protocol.marks import Mark, Streams
 from gateway.protocol.messages import (
     CommandMessage,

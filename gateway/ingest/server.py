@@ -34,7 +34,8 @@ from gateway.ingest.descriptors import Descriptors
 from gateway.ingest.door import Forbidden, gateway_name
 from gateway.ingest.fleet import Fleet
 from gateway.ingest.live import LiveState
-from gateway.ingest.sinks.sqlite import SqliteSink, StoredResult, Verdict
+from gateway.ingest.sinks.group import StoredResult, Verdict
+from gateway.ingest.sinks.sqlite import SqliteSink
 from gateway.ingest.tokens import Tokens
 from gateway.ingest.web.page import LIVE, LIVE_PATH, Viewers
 from gateway.model import Outcome

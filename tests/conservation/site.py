@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 from gateway.errors import StoreError
 from gateway.ingest import server as ingest
 from gateway.ingest.config import Settings
-from gateway.ingest.sinks.sqlite import SqliteSink, StoredResult, Verdict
+from gateway.ingest.sinks.group import StoredResult, Verdict
+from gateway.ingest.sinks.sqlite import SqliteSink
 from gateway.model import RecordKind
 from gateway.protocol import batch
 from gateway.protocol.entry import Entry

@@ -14,24 +14,26 @@ from __future__ import annotations
 import logging
 import secrets
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from gateway.disk import renew_log
-from gateway.errors import DecodeError, StoreError
+from gateway.errors import StoreError
 from gateway.ingest.live import Seed
-from gateway.ingest.sinks.rows import Rows, rows, value_of
+from gateway.ingest.sinks.group import Group, StoredResult, Verdict, store_result
+from gateway.ingest.sinks.rows import value_of
 from gateway.ingest.sinks.series import SeriesNumbers
-from gateway.model import ClockState, GapReason, Lane, RecordKind, Status, Trust
-from gateway.protocol.batch import Body
+from gateway.ingest.sinks.statuses import StatusNumbers
+from gateway.model import GapReason, Lane
 from gateway.protocol.entry import Entry
 from gateway.protocol.marks import Mark
-from gateway.protocol.messages import MAX_OPEN_COMMANDS, GapBody, Hello, ResultMessage
+from gateway.protocol.messages import MAX_OPEN_COMMANDS, Hello
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,29 +44,6 @@ FILE = "ingest.db"
 _SEALED_IN_HELLO = 32
 
 _encode = msgspec.json.Encoder().encode
-
-
-class Verdict(NamedTuple):
-    """What became of one entry."""
-
-    mark: int
-    """Of its stream, in the transaction that has just been committed."""
-    stored: bool = False
-    """By this commit; else it was there already, or a number before it is missing."""
-    offset_ms: int | None = None
-    """By which its readings were stamped, where it has any."""
-
-
-class StoredResult(NamedTuple):
-    gateway: str
-    result: ResultMessage
-
-
-class _StreamRow:
-    __slots__ = ("id", "mark", "state")
-
-    def __init__(self, number: int, mark: int, state: str) -> None:
-        self.id, self.mark, self.state = number, mark, state
 
 
 class SqliteSink:
@@ -79,8 +58,8 @@ class SqliteSink:
         self._doubtful = True
         """The log may hold what is not on disk: somebody left it behind, or a sync failed."""
         self._db: sqlite3.Connection | None = None
-        self._codes: dict[Status, int] = {}
         self._next_id = 1
+        self._dead_letters: Counter[str] = Counter()
         self.sink_id = ""
         with self._mapped():
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -158,15 +137,11 @@ class SqliteSink:
             )
 
     def _load(self, db: sqlite3.Connection) -> None:
-        for status in Status:
-            number = 0 if status is Status.GOOD else None
-            db.execute("INSERT OR IGNORE INTO status (id, name) VALUES (?, ?)", (number, status.value))
-        names = dict(db.execute("SELECT name, id FROM status"))
-        self._codes = {status: names[status.value] for status in Status}
         (self.sink_id,) = db.execute("SELECT id FROM sink").fetchone()
         (last,) = db.execute("SELECT max(id) FROM reading").fetchone()
         self._next_id = (last or 0) + 1
         self._series = SeriesNumbers(db)
+        self._statuses = StatusNumbers(db)
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -275,203 +250,16 @@ class SqliteSink:
         """One group, one transaction. One verdict for each entry. Raises StoreError: then nothing is stored."""
         with self._mapped():
             self.open()  # after a failure it may hold more than was known
-        group = _Group(self._series, self._codes, self._next_id, now_ms)
+        group = Group(self._series, self._statuses, self._next_id, now_ms, self._dead_letters)
         try:
             with self.transaction() as db:
                 verdicts = [group.apply(db, entry) for entry in entries]
                 group.finish(db)
                 for gateway, result in results:
-                    _store_result(db, gateway, result, now_ms)
+                    store_result(db, gateway, result, now_ms)
         except BaseException:
             self._series.rolled_back()
             raise
         self._series.committed()
         self._next_id = group.next_id
         return verdicts
-
-
-class _Group:
-    """One transaction under construction."""
-
-    def __init__(
-        self,
-        series: SeriesNumbers,
-        codes: dict[Status, int],
-        next_id: int,
-        now_ms: int,
-    ) -> None:
-        self.next_id = next_id
-        self._series = series
-        self._codes = codes
-        self._now_ms = now_ms
-        self._streams: dict[tuple[str, str], _StreamRow] = {}
-        self._changed: set[tuple[str, str]] = set()
-        self._rows: Rows = []
-        self._batches: list[tuple[Any, ...]] = []
-
-    def apply(self, db: sqlite3.Connection, entry: Entry) -> Verdict:
-        """The rule of the mark: the number after it is stored, a smaller one is already stored, a larger one not."""
-        stream = self._stream(db, entry)
-        if entry.seq > stream.mark + 1 or entry.last <= stream.mark:
-            return Verdict(stream.mark)
-        first = stream.mark + 1
-        offset_ms = None
-        poison = entry.poison
-        if not poison:
-            try:
-                offset_ms = self._store(db, entry, stream.id, first)
-            except DecodeError as error:
-                poison = str(error)
-        if poison:
-            log.warning("%s: number %d of stream %s cannot be used: %s", entry.gateway, first, entry.stream, poison)
-            db.execute(
-                "INSERT INTO dead_letter VALUES (?, ?, ?, ?, ?, ?)",
-                (stream.id, first, entry.kind.name.lower(), poison, entry.raw, self._now_ms),
-            )
-        stream.mark = entry.last
-        stream.state = "ended" if entry.kind is RecordKind.END else "open"
-        self._changed.add((entry.gateway, entry.stream))
-        return Verdict(stream.mark, True, offset_ms)
-
-    def _stream(self, db: sqlite3.Connection, entry: Entry) -> _StreamRow:
-        key = (entry.gateway, entry.stream)
-        known = self._streams.get(key)
-        if known is None:
-            found = db.execute("SELECT id, mark, state FROM stream WHERE gateway = ? AND name = ?", key).fetchone()
-            if found is None:
-                cursor = db.execute(
-                    "INSERT INTO stream (gateway, name, lane, mark, process, first_ms, last_ms)"
-                    " VALUES (?, ?, ?, 0, coalesce((SELECT process FROM gateway WHERE name = ?), ''), ?, ?)",
-                    (*key, entry.lane.value, entry.gateway, self._now_ms, self._now_ms),
-                )
-                found = (cursor.lastrowid, 0, "open")
-            known = self._streams[key] = _StreamRow(*found)
-        return known
-
-    def _store(self, db: sqlite3.Connection, entry: Entry, stream: int, first: int) -> int | None:
-        match entry.body:
-            case Body():
-                return self._store_batch(db, entry, entry.body, stream)
-            case GapBody():
-                lost = entry.body.readings if first == entry.seq else None
-                db.execute(
-                    "INSERT INTO gap VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    (
-                        stream,
-                        first,
-                        entry.last,
-                        entry.body.reason.value,
-                        lost,
-                        entry.body.device,
-                        entry.body.since_utc_ms,
-                        entry.body.until_utc_ms,
-                        self._now_ms,
-                    ),
-                )
-            case ClockState():
-                self._store_clock(db, entry, entry.body, stream)
-            case None:
-                pass  # the end of a stream is its state
-        return None
-
-    def _store_batch(self, db: sqlite3.Connection, entry: Entry, body: Body, stream: int) -> int:
-        clock = body.clock
-        if not clock.trust.own:
-            known = db.execute(
-                "SELECT offset_ms, error_ms, trust FROM clock WHERE gateway = ? AND boot = ? AND trust != 'unsynced'"
-                " AND (trust != 'server' OR ?) ORDER BY trust != 'server' DESC, id DESC LIMIT 1",
-                (entry.gateway, clock.boot, clock.trust is Trust.UNSYNCED),
-            ).fetchone()
-            if known is not None:
-                clock = ClockState(clock.boot, known[0], known[1], Trust(known[2]))
-
-        def series(device: str, point: str, unit: str) -> int:
-            return self._series.number(db, (entry.gateway, device, point, unit))
-
-        made = rows(body, clock.offset_ms, self.next_id, series, self._codes)
-        self._rows += made
-        self._batches.append(
-            (
-                stream,
-                entry.seq,
-                self.next_id,
-                len(made),
-                entry.gateway,
-                clock.boot,
-                clock.offset_ms,
-                clock.error_ms,
-                clock.trust.value,
-                body.clock.trust.value,
-                self._now_ms,
-            )
-        )
-        self.next_id += len(made)
-        return clock.offset_ms
-
-    def _store_clock(self, db: sqlite3.Connection, entry: Entry, clock: ClockState, stream: int) -> None:
-        self._write_rows(db)
-        db.execute(
-            "INSERT INTO clock (gateway, boot, offset_ms, error_ms, trust, stream, seq, received_ms)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                entry.gateway,
-                clock.boot,
-                clock.offset_ms,
-                clock.error_ms,
-                clock.trust.value,
-                stream,
-                entry.seq,
-                self._now_ms,
-            ),
-        )
-        known = "SELECT 1 FROM clock WHERE gateway = ? AND boot = ? AND trust NOT IN ('unsynced', 'server')"
-        if not clock.trust.own and (
-            clock.trust is Trust.UNSYNCED or db.execute(known, (entry.gateway, clock.boot)).fetchone()
-        ):
-            return  # an earlier process of this boot knew better than any server
-        wrong = db.execute(
-            "SELECT first, readings, offset_ms FROM batch"
-            " WHERE gateway = ? AND boot = ? AND trust IN ('unsynced', 'server')",
-            (entry.gateway, clock.boot),
-        ).fetchall()
-        for first, readings, offset_ms in wrong:
-            # form 4: the device's own stamp stays
-            db.execute(
-                "UPDATE reading SET ts_ms = ts_ms + ? WHERE id >= ? AND id < ? AND form & 4 = 0",
-                (clock.offset_ms - offset_ms, first, first + readings),
-            )
-        db.execute(
-            "UPDATE batch SET offset_ms = ?, error_ms = ?, trust = ?"
-            " WHERE gateway = ? AND boot = ? AND trust IN ('unsynced', 'server')",
-            (clock.offset_ms, clock.error_ms, clock.trust.value, entry.gateway, clock.boot),
-        )
-
-    def _write_rows(self, db: sqlite3.Connection) -> None:
-        if self._batches:
-            db.executemany("INSERT INTO reading VALUES (?, ?, ?, ?, ?, ?)", self._rows)
-            db.executemany("INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", self._batches)
-            self._rows, self._batches = [], []
-
-    def finish(self, db: sqlite3.Connection) -> None:
-        self._write_rows(db)
-        changed = [self._streams[key] for key in self._changed]
-        db.executemany(
-            "UPDATE stream SET mark = ?, state = ?, last_ms = ? WHERE id = ?",
-            [(stream.mark, stream.state, self._now_ms, stream.id) for stream in changed],
-        )
-
-
-def _store_result(db: sqlite3.Connection, gateway: str, result: ResultMessage, now_ms: int) -> None:
-    """Once: the first one stands, a repetition changes nothing."""
-    db.execute(
-        "INSERT OR IGNORE INTO result VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (
-            result.id,
-            gateway,
-            result.outcome.value,
-            result.reason,
-            _encode(result.value).decode(),
-            result.utc_ms,
-            now_ms,
-        ),
-    )

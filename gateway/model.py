@@ -11,8 +11,9 @@ to the batch (`ClockState`), so that a stamp taken before the clock was set can 
 
 from __future__ import annotations
 
+import re
 from enum import Enum, StrEnum
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 
@@ -21,6 +22,10 @@ Value = int | float | bool | str
 
 Json = Any
 """A decoded JSON document."""
+
+
+STATUS_PATTERN: Final = "good|(uncertain|bad):[!-~]{1,48}"
+_STATUS_WORD: Final = re.compile(STATUS_PATTERN)
 
 
 class Quality(StrEnum):
@@ -34,7 +39,8 @@ class Quality(StrEnum):
 class Status(StrEnum):
     """Quality and reason of one value, as they travel: `quality:reason`.
 
-    A bad value is always `None`: there is no made-up zero.
+    A bad value is always `None`: there is no made-up zero. A later version may have reasons that this one does not
+    know: every word of that form is a status, and is passed on as it is.
     """
 
     GOOD = "good"
@@ -62,6 +68,14 @@ class Status(StrEnum):
     """The device refuses this point for good: the configuration does not fit it."""
     KEY_ERROR = "bad:key_error"
     """Encrypted, and the key is missing or wrong."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> Status | None:
+        if not isinstance(value, str) or not _STATUS_WORD.fullmatch(value):
+            return None
+        word = str.__new__(cls, value)
+        word._name_ = word._value_ = value
+        return word
 
     @property
     def quality(self) -> Quality:

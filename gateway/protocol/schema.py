@@ -20,7 +20,7 @@ from typing import Any, Final
 import msgspec
 
 from gateway import model
-from gateway.model import ClockState
+from gateway.model import STATUS_PATTERN, ClockState
 from gateway.protocol import batch, messages
 from gateway.protocol.batch import Body
 from gateway.protocol.messages import SUBPROTOCOL, FromGateway, FromServer, GapBody
@@ -34,6 +34,8 @@ _TYPES: Final = (FromGateway, FromServer, Body, GapBody, ClockState)
 def schema() -> dict[str, Any]:
     """Any message of either side."""
     (gateway, server, *_), types = msgspec.json.schema_components(_TYPES, ref_template=_REF)
+    known = types["Status"].pop("enum")
+    types["Status"] |= {"type": "string", "pattern": f"^({STATUS_PATTERN})$", "examples": known}
     for name, member, meaning in _meanings():
         if member in types.get(name, {}).get("properties", {}):
             types[name]["properties"][member]["description"] = meaning

@@ -18,10 +18,13 @@ from hypothesis import strategies as st
 
 from gateway.errors import StoreError
 from gateway.ingest import commands
+from gateway.ingest.live import LiveState
+from gateway.ingest.sinks.group import StoredResult
 from gateway.ingest.sinks.rows import rows, value_of
-from gateway.ingest.sinks.sqlite import FILE, SqliteSink, StoredResult
+from gateway.ingest.sinks.sqlite import FILE, SqliteSink
 from gateway.model import ClockState, GapReason, Lane, Outcome, Status, Trust
-from gateway.protocol import batch
+from gateway.protocol import batch, messages
+from gateway.protocol.entry import Entry, entry_of
 from gateway.protocol.marks import Mark
 from gateway.protocol.messages import CommandMessage, GapBody, Hello, ResultMessage, StreamOffer
 from ingest.cloud import BOOT, PROCESS, SYNCED, UNSYNCED, body, entry, gap, stream_id
@@ -112,6 +115,50 @@ def test_quality_of_each_value_is_kept(sink: SqliteSink) -> None:
         ("b", 2, "good"),
         ("b", 3, "good"),
     ]
+
+
+def quality(word: str, seq: int) -> Entry:
+    """A batch of one value with this status."""
+    text = msgspec.json.encode(
+        batch.Body(SYNCED, 0, [batch.Group("d", ("a",), ("V",), [seq], [[seq]], [[Status(word)]])])
+    )
+    return entry(S, seq, text)
+
+
+def test_a_status_that_nobody_knows_yet_is_kept_and_shown_as_it_is(sink: SqliteSink) -> None:
+    """[D6b] In the tables, after a restart, and to viewers."""
+    words = ["uncertain:of_tomorrow", "bad:of_tomorrow", "uncertain:of_tomorrow", "good"]
+    live = LiveState()
+    for seq, word in enumerate(words, start=1):
+        made = quality(word, seq)
+        sink.commit([made], [], 0)
+        live.stored(made, SYNCED.offset_ms, 0)
+        assert [view.status for view, _ in live.series()] == [word]
+        assert [seed.status for seed in sink.latest()] == [word]
+    assert sink.query("SELECT status FROM readings ORDER BY id") == [(word,) for word in words]
+    assert sink.query("SELECT count(*) FROM dead_letter") == [(0,)]
+    assert sink.query("SELECT count(*) FROM status") == [(len(Status) + 2,)], "each word once"
+    sink.close()
+    sink.commit([quality(words[0], 5)], [], 0)
+    assert [seed.status for seed in sink.latest()] == [words[0]]
+
+
+def test_a_flood_of_dead_letters_is_kept_and_told_a_few_times(
+    sink: SqliteSink, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With a word or two of what is wrong: it may quote names of any length."""
+    long = msgspec.json.encode(batch.Body(SYNCED, 0, [batch.Group("d" * 90_000, ("a",), (), [0], [[1]])]))
+    for seq in range(1, 31):
+        sink.commit(
+            [entry_of(messages.Batch(stream=S, lane=Lane.LIVE, seq=seq, body=msgspec.Raw(long)), "g1", seq, seq, 0)],
+            [],
+            0,
+        )
+    assert sink.query("SELECT count(*), max(length(error)), min(length(body)) FROM dead_letter") == [
+        (30, 500, len(long))
+    ]
+    assert ["1 so far" in line or "10 so far" in line for line in caplog.messages] == [True, True]
+    assert max(map(len, caplog.messages)) < 1000
 
 
 # ── marks ────────────────────────────────────────────────────────────────────────────────────────────────────────────

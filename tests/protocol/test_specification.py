@@ -17,10 +17,23 @@ from hypothesis import strategies as st
 from gateway.conformance.checks import UNSEEN
 from gateway.conformance.run import numbers
 from gateway.conformance.specification import requirements
-from gateway.model import ClockState, GapReason, Lane, Outcome, Record, RecordKind, Row, Shape, Status, Trust, Value
+from gateway.model import (
+    STATUS_PATTERN,
+    ClockState,
+    GapReason,
+    Lane,
+    Outcome,
+    Record,
+    RecordKind,
+    Row,
+    Shape,
+    Status,
+    Trust,
+    Value,
+)
 from gateway.protocol import batch, messages, schema
 from gateway.protocol.allowance import MAX_WINDOW
-from gateway.protocol.entry import entry_of
+from gateway.protocol.entry import Entry, entry_of
 from gateway.protocol.messages import MAX_BATCH_BYTES, MAX_DOWN_BYTES, MAX_MESSAGE_BYTES, SUBPROTOCOL
 from gateway.protocol.pace import COMMAND_BURST, COMMANDS_PER_S
 
@@ -234,16 +247,54 @@ def _plain(row: Row) -> str:
     return repr((row.shape.device, row.at_ms, row.values, [each.value for each in status], row.source_ms))
 
 
-def test_a_status_that_nobody_knows_makes_a_dead_letter() -> None:
-    """[D6] It is stored as it came and acked; it closes nothing."""
+def test_every_status_of_ours_has_the_form_and_stands_in_the_text() -> None:
+    """[D6a] The same form by the types and by the schema."""
+    word = side("Status")
+    for status in Status:
+        assert re.fullmatch(STATUS_PATTERN, status.value)
+        word.validate(status.value)
+    for text in (
+        "bad",
+        "bad:",
+        "good:",
+        "best:of_all",
+        "Bad:crc",
+        " bad:crc",
+        "bad:a b",
+        "bad:é",
+        "bad:" + 49 * "x",
+        "",
+    ):
+        assert not word.is_valid(text)
+        with pytest.raises(ValueError, match="is not a valid Status"):
+            Status(text)
+
+
+def _with_status(word: Any) -> Entry:
+    """The example of a batch, with another word in it."""
     (example,) = [each for each in examples() if each["type"] == "batch"]
-    example["body"]["groups"][0]["q"][1][1] = "bad:of_tomorrow"
+    example["body"]["groups"][0]["q"][1][1] = word
     message = messages.decode_from_gateway(json.dumps(example))
     assert isinstance(message, messages.Batch)
     entry = entry_of(message, "g", message.seq, message.seq, 0)
-    assert entry.body is None
-    assert "of_tomorrow" in entry.poison
     assert json.loads(entry.raw) == example["body"]
+    return entry
+
+
+@pytest.mark.parametrize("word", ["bad", "best:of_all", "bad:a b", "bad:" + 49 * "x", 7])
+def test_a_status_of_another_form_makes_a_dead_letter(word: Any) -> None:
+    """[D6c] It is stored as it came and acked; it closes nothing."""
+    entry = _with_status(word)
+    assert entry.body is None
+    assert entry.poison
+
+
+def test_a_status_of_a_later_version_goes_through_as_it_came() -> None:
+    entry = _with_status("bad:of_tomorrow")
+    assert isinstance(entry.body, batch.Body)
+    last = list(batch.readings(entry.body))[3]
+    assert (last.status, last.status.quality, last.status.reason) == ("bad:of_tomorrow", "bad", "of_tomorrow")
+    assert json.loads(msgspec.json.encode(entry.body)) == json.loads(entry.raw)
 
 
 # ── the schema ───────────────────────────────────────────────────────────────────────────────────────────────────────

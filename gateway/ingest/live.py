@@ -202,7 +202,7 @@ class LiveState:
         known = self._shapes.get(shape)
         if known is None:
             known = tuple(self._find(gateway, device, point, unit) for point, unit in zip(points, units, strict=True))
-            if None not in known:  # else its names may be of any length
+            if points and None not in known and max(map(len, units)) <= MAX_NAME:  # else there is no end of names
                 self._remember(shape, known)
         return known
 

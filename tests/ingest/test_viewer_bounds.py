@@ -6,6 +6,7 @@ import asyncio
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import msgspec
 import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
@@ -13,6 +14,8 @@ from websockets.exceptions import InvalidStatus
 from gateway.ingest import live as live_module
 from gateway.ingest.live import LiveState
 from gateway.ingest.web import page
+from gateway.protocol import batch
+from gateway.protocol.entry import Entry
 from ingest.cloud import SYNCED, body, cloud, entry, url
 
 
@@ -51,3 +54,19 @@ def test_points_beyond_the_bound_are_stored_but_not_shown(monkeypatch: pytest.Mo
     assert live.gateways_at(0)[0].readings == 25
     live.stored(entry("1" * 32, 26, body([77], at_ms=9000, device="d03")), SYNCED.offset_ms, 0)
     assert [view.text for view, _ in live.series() if view.device == "d03"] == ["77"]
+
+
+def made_up(seq: int, device: str, points: tuple[str, ...], units: tuple[str, ...]) -> Entry:
+    groups = [batch.Group(device, points, units, [0], [[1]] * len(points))]
+    return entry("1" * 32, seq, msgspec.json.encode(batch.Body(SYNCED, 0, groups)))
+
+
+def test_names_that_somebody_makes_up_fill_no_memory() -> None:
+    """Devices without points, and units that are as long as a message."""
+    live = LiveState()
+    live.stored(made_up(1, "meter", ("u",), ("V",)), SYNCED.offset_ms, 0)
+    for seq in range(2, 200):
+        live.stored(made_up(seq, f"device {seq}", (), ()), SYNCED.offset_ms, 0)
+        live.stored(made_up(seq, "meter", ("u",), (f"{seq}" + "V" * 10_000,)), SYNCED.offset_ms, 0)
+    assert len(live._shapes) == 1
+    assert [view.device for view, _ in live.series()] == ["meter"]

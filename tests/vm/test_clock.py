@@ -43,7 +43,7 @@ assert clock.SystemClock()._libc.adjtimex(ctypes.byref(vouch)) >= 0
 """What an NTP daemon does."""
 
 
-@pytest.mark.parametrize("power_on", ["1970-01-01T00:00:00", "2038-01-19T03:14:08"])
+@pytest.mark.parametrize("power_on", ["1970-01-01T00:00:00"])
 def test_stamps_of_a_wrong_clock_end_right_at_the_sink(machine: Machine, tmp_path: Path, power_on: str) -> None:
     async def story() -> None:
         # nothing else may set the clock, and nothing may remember the time over the boot

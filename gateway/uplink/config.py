@@ -227,12 +227,11 @@ def promise(endpoint: Endpoint) -> str:
 
 
 def _can_be_host(name: str) -> bool:
-    """Empty labels, and those of more than 63 letters, cannot even be asked for."""
+    """Empty labels, those of more than 63 letters, and more than 253 in all cannot even be asked for."""
     try:
-        name.encode("idna")
+        return len(name.encode("idna")) <= 253
     except UnicodeError:
         return False
-    return True
 
 
 def _is_loopback(host: str) -> bool:

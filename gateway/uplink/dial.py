@@ -110,7 +110,10 @@ async def resolve(host: str, port: int, within_s: float) -> list[Address]:
         except RuntimeError:
             pass  # the loop is closed: nobody wants to know any more
 
-    threading.Thread(target=look, name=f"look up {host}", daemon=True).start()
+    try:
+        threading.Thread(target=look, name=f"look up {host}", daemon=True).start()
+    except RuntimeError as error:  # the service has as many as it may have
+        raise Refused(Reaction(Kind.RETRY, f"DNS cannot be asked for {host}: {error}")) from error
     try:
         async with asyncio.timeout(within_s):
             return _by_turns(await answer)

@@ -59,10 +59,6 @@ class Meter:
         self._saved_at = now
         self._changed = False
 
-    def __bool__(self) -> bool:
-        """Any endpoint has a budget."""
-        return bool(self._budgets)
-
     def count(self, index: int, size: int) -> None:
         if index in self._budgets and size:
             self._budgets[index].count(size)

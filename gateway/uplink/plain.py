@@ -37,7 +37,7 @@ from gateway.model import ClockState, Json, Lane, Record, RecordKind, Result, Tr
 from gateway.protocol import batch
 from gateway.protocol.allowance import Allowance, Room
 from gateway.protocol.manifest import Flight, Manifest, Place
-from gateway.protocol.messages import GapBody, StreamOffer
+from gateway.protocol.messages import UNREADABLE, GapBody, StreamOffer
 from gateway.protocol.outputs import Acked, Fetch, Hold, Output, Ping, Send, Welcomed
 from gateway.protocol.watch import Watch
 
@@ -191,7 +191,7 @@ class PlainSession:
             self._watch.progress(now)
         place.at = record.upto + 1
         self._manifest.sending(place.stream, record.upto)
-        place.flights.append(Flight(record.upto, size, now, record.upto > place.sent))
+        place.flights.append(Flight(record.upto, size, now, bool(frames) and record.upto > place.sent))
         place.sent = max(place.sent, record.upto)
         place.bytes += size
         outputs: list[Output] = []
@@ -210,26 +210,24 @@ class PlainSession:
     def _frames(self, record: Record) -> Iterable[_Message]:
         """The messages that this record makes; none where it means nothing to the peer."""
         name = f"{record.stream}:{record.seq}"
-        match record.kind:
-            case RecordKind.BATCH:
-                yield from self._batch(name, record)
-            case RecordKind.GAP:
-                gap = msgspec.json.decode(record.body, type=GapBody)
-                said = {"reason": gap.reason.value, "readings": gap.readings, "device": gap.device}
-                times = {"since": _iso(gap.since_utc_ms), "until": _iso(gap.until_utc_ms)}
-                yield self._message("gap", name, record, {**said, **times})
-            case RecordKind.CLOCK:
-                clock = msgspec.json.decode(record.body, type=ClockState)
-                self._clocks[clock.boot] = clock
-            case RecordKind.END:
-                pass
-
-    def _batch(self, name: str, record: Record) -> Iterable[_Message]:
         try:
-            body = batch.decode(record.body)
-        except DecodeError as error:  # nobody can read it, here or there
+            match record.kind:
+                case RecordKind.BATCH:
+                    yield from self._batch(name, record, batch.decode(record.body))
+                case RecordKind.GAP:
+                    gap = msgspec.json.decode(record.body, type=GapBody)
+                    said = {"reason": gap.reason.value, "readings": gap.readings, "device": gap.device}
+                    times = {"since": _iso(gap.since_utc_ms), "until": _iso(gap.until_utc_ms)}
+                    yield self._message("gap", name, record, {**said, **times})
+                case RecordKind.CLOCK:
+                    clock = msgspec.json.decode(record.body, type=ClockState)
+                    self._clocks[clock.boot] = clock
+                case RecordKind.END:
+                    pass
+        except (DecodeError, *UNREADABLE) as error:  # nobody can read it, here or there
             yield self._message("unreadable", name, record, {"error": str(error)})
-            return
+
+    def _batch(self, name: str, record: Record, body: batch.Body) -> Iterable[_Message]:
         clock = body.clock
         if clock.trust is Trust.UNSYNCED:
             clock = self._clocks.get(clock.boot, clock)

@@ -103,6 +103,8 @@ class Carrier:
         self._timer: asyncio.TimerHandle | None = None
         self.readings = True
         self._throttle = Throttle(endpoint.backfill_rate, clock.monotonic()) if endpoint.backfill_rate else None
+        self._go_on: asyncio.TimerHandle | None = None
+        """When the rate allows more."""
         self._backlog: set[str] = set()
         """Sealed streams of readings."""
         self._counted = 0
@@ -129,6 +131,7 @@ class Carrier:
         self._wake.set()
 
     def activate(self) -> None:
+        self._house.live_first()
         self.session.update(self._outbox.offers())
         for output in self.session.activate(self._clock.monotonic()):
             self._at_once(output)
@@ -149,6 +152,8 @@ class Carrier:
         """Whether there is budget for more than alarms and results."""
         if readings is not self.readings:
             self.readings = readings
+            if readings and self.session.active:
+                self._house.live_first()
             self._wake.set()
 
     def stats(self, values: dict[str, Json]) -> None:
@@ -171,8 +176,9 @@ class Carrier:
             await self._leave("stopping")
             raise
         finally:
-            if self._timer is not None:
-                self._timer.cancel()
+            for timer in (self._timer, self._go_on):
+                if timer is not None:
+                    timer.cancel()
             self._count()
             self._link.abort()
 
@@ -286,8 +292,9 @@ class Carrier:
             return session.want(self.readings)
         self._backlog = {offer.stream for offer in offers if offer.sealed and offer.lane is Lane.LIVE}
         wait_s = self._throttle.wait_s(self._clock.monotonic()) if self._backlog else 0.0
-        if wait_s:
-            asyncio.get_running_loop().call_later(wait_s, self._wake.set)
+        loop = asyncio.get_running_loop()
+        if wait_s and (self._go_on is None or self._go_on.when() <= loop.time()):
+            self._go_on = loop.call_later(wait_s, self._wake.set)
         fetch = session.want(self.readings, not wait_s)
         if fetch is not None and fetch.stream in self._backlog:
             return fetch._replace(max_bytes=min(fetch.max_bytes, SIP_BYTES))

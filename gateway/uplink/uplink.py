@@ -25,7 +25,7 @@ from gateway.protocol.watch import Watch as SessionWatch
 from gateway.uplink.config import AckPath, Speech, UplinkSettings, promise
 from gateway.uplink.connections import Action, Activate, Connect, Retire, Spending, State
 from gateway.uplink.failover import Failover
-from gateway.uplink.meter import Meter
+from gateway.uplink.meter import SAVE_EVERY_S, Meter
 from gateway.uplink.plain import PlainSession
 from gateway.uplink.ports import Commands, Outbox
 from gateway.uplink.reactions import Reaction
@@ -113,6 +113,7 @@ class Uplink:
         try:
             async with asyncio.TaskGroup() as self._tasks:
                 self._tasks.create_task(self._report_stats(), name="uplink stats")
+                self._tasks.create_task(self._keep_budgets(), name="uplink budgets")
                 try:
                     await self._keep_time()
                 finally:
@@ -129,10 +130,9 @@ class Uplink:
                 self._act(self._failover.renewed(index, watch.look(utc_s), now))
             self._act(self._failover.tick(now))
             self._hold_to_budgets(now, utc_s)
-            await self._meter.keep(now)
             self._manifest.keep({*self._outbox.holds(), *self._held})
             self._manifest.learn(self._outbox.offers())  # before one is sealed that no session has seen open
-            self._changed.clear()  # nothing was awaited since: whatever has set it is in this deadline
+            self._changed.clear()  # nothing was awaited above: whatever has set it is in this deadline
             deadline = self._failover.deadline(now)
             wait_s = LOOK_AT_FILES_EVERY_S if deadline is None else min(deadline - now, LOOK_AT_FILES_EVERY_S)
             try:
@@ -143,11 +143,19 @@ class Uplink:
 
     def _hold_to_budgets(self, now: float, utc_s: float | None) -> None:
         for index, spending in self._meter.look(now, None if utc_s is None else int(utc_s * 1000)).items():
+            if self._failover.state(index).spending is spending:
+                continue
             self._act(self._failover.spent(index, spending, now))
             for carrier in self._carriers.values():
                 if carrier.endpoint is self._endpoints[index]:
                     carrier.allow(readings=spending is Spending.WITHIN)
         self._tell_buffer()
+
+    async def _keep_budgets(self) -> None:
+        """By itself: a disk that hangs holds up no connection."""
+        while True:
+            await asyncio.sleep(SAVE_EVERY_S)
+            await self._meter.keep(self._clock.monotonic())
 
     def _utc_s(self) -> float | None:
         """None while nobody knows it."""

@@ -42,6 +42,7 @@ def mistakes(endpoint: str) -> list[str]:
         ('url = "wss://a..b/"', "a..b can be no name of a host"),
         ('url = "wss://ä..b/"', "ä..b can be no name of a host"),
         (f'url = "wss://{"a" * 64}.example/"', "can be no name of a host"),
+        (f'url = "wss://{"long." * 51}example/"', "can be no name of a host"),
         ('url = "wss://a/"\nproxy = "http://ä..b:1"', "ä..b can be no name of a host"),
         ('url = "wss://a/"\nproxy_auth = "u:p"', "secrets do not stand in this file"),
         ('url = "ws://127.0.0.1/"\ntoken_file = "t"\nproxy = "http://p:1"', "can be read on the way"),

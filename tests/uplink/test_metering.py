@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import socket
+import threading
 import time
 from pathlib import Path
 
@@ -269,6 +270,74 @@ def test_new_readings_are_not_held_back_by_the_rate_of_a_backlog() -> None:
     rate, slowest = asyncio.run(main())
     assert 50 <= rate <= 130, "a hundred a second, and what one fetch overdraws"
     assert slowest < 0.5
+
+
+def test_a_backlog_that_is_held_to_a_rate_sets_one_timer() -> None:
+    async def main() -> int:
+        outbox, store = MemoryOutbox(), Store()
+        for number in range(100):
+            outbox.put(number)
+            outbox.close(Lane.LIVE)
+        outbox.seal(Lane.LIVE)
+        async with Sink(store) as sink, running(outbox, endpoint(sink.port, backfill_rate=1)):
+            await until(store.rows)
+            for number in range(200):
+                outbox.put(f"new {number}")
+                await until(lambda: not outbox.rows[Lane.LIVE])
+            scheduled: list[asyncio.TimerHandle] = asyncio.get_running_loop()._scheduled  # type: ignore[attr-defined]
+            return len([timer for timer in scheduled if not timer.cancelled()])
+
+    assert asyncio.run(main()) < 30
+
+
+def test_what_has_waited_for_the_next_day_does_not_hold_up_what_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        nonlocal allowed
+        outbox, store = MemoryOutbox(), Store()
+        async with Sink(store) as sink, running(outbox, endpoint(sink.port, daily_budget=1_000_000)):
+            outbox.put("fire", Lane.ALARM)
+            await until(lambda: store.rows() == ["fire"])
+            assert outbox.sealed == []
+            outbox.put("old")
+            outbox.close(Lane.LIVE)
+            outbox.age_s = 3600.0
+            allowed = Spending.WITHIN
+            outbox.put("out", Lane.ALARM)
+            await until(lambda: outbox.sealed)
+            await until(lambda: "old" in store.rows())
+
+    allowed = Spending.RESERVE
+    monkeypatch.setattr(Budget, "look", lambda *_: allowed)
+    asyncio.run(main())
+
+
+def test_a_disk_that_hangs_over_the_count_holds_up_no_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        outbox = MemoryOutbox()
+        async with (
+            Sink(Store()) as sink,
+            running(outbox, endpoint(sink.port, daily_budget=1_000_000), state_dir=tmp_path, random=lambda: 0.5),
+        ):
+            outbox.put(1)
+            try:
+                await until(hanging.is_set)
+                sink.sessions[0].transport.abort()
+                await until(lambda: len(sink.hellos) == 2)
+            finally:
+                released.set()
+
+    hanging, released = threading.Event(), threading.Event()
+
+    def hang(_file: int) -> None:
+        hanging.set()
+        released.wait(30)
+
+    monkeypatch.setattr("gateway.uplink.meter.SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr("gateway.uplink.uplink.SAVE_EVERY_S", 0.05)
+    monkeypatch.setattr("gateway.uplink.meter.os.fsync", hang)
+    asyncio.run(main())
 
 
 def test_a_metered_endpoint_is_pinged_below_what_networks_forget_and_messages_gather_for_half_of_commit_after() -> None:

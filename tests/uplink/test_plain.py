@@ -100,6 +100,25 @@ def test_a_gap_is_a_message_and_what_means_nothing_to_a_peer_without_streams_is_
     assert [each.seq for each in outputs if isinstance(each, Acked)] == [3, 4, 5]
 
 
+@pytest.mark.parametrize("kind", [RecordKind.BATCH, RecordKind.GAP, RecordKind.CLOCK])
+def test_a_record_that_cannot_be_read_is_told_and_blocks_nothing(kind: RecordKind) -> None:
+    """As one of a newer version, after which an older one was installed again."""
+    outputs = send(session(), record(1, kind, b'{"reason": "unheard of"}'), record(2))
+    assert [each["type"] for each in messages(outputs)] == ["unreadable", "readings"]
+    assert [each.seq for each in outputs if isinstance(each, Acked)] == [1, 2]
+
+
+def test_what_makes_no_message_measures_nothing() -> None:
+    """A slow peer that was learnt is not forgotten over a record that it never saw."""
+    plain = PlainSession(Manifest(), "wss://h/", "plant-7", "pong", Watch(patience_s=4.0))
+    plain.hello("p", "s", CLOCK, (), {}, 0.0)
+    plain.activate(0.0)
+    plain.update([StreamOffer(STREAM, Lane.LIVE, 1, 2)])
+    outputs = send(plain, record(1, RecordKind.END))
+    assert [each.seq for each in outputs if isinstance(each, Acked)] == [1]
+    assert plain.ack_timeout_s == 4.0
+
+
 def test_stamps_are_put_right_as_far_as_is_known_when_they_are_sent() -> None:
     plain = PlainSession(Manifest(), "wss://h/", "plant-7", "none", Watch())
     plain.hello("p", "s", UNSET, (), {}, 0.0)

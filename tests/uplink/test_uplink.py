@@ -71,6 +71,25 @@ def test_rows_that_come_while_something_is_in_flight_are_gathered_into_one_recor
     assert asyncio.run(main()) < 20
 
 
+def test_a_standby_that_takes_over_after_a_while_sends_new_readings_first() -> None:
+    async def main() -> None:
+        outbox, store = MemoryOutbox(), Store()
+        async with (
+            Sink(store) as first,
+            Sink(store) as second,
+            running(outbox, endpoint(first.port, "a"), endpoint(second.port, "b")) as uplink,
+        ):
+            await until(lambda: state_of(uplink, "a") == "active" and state_of(uplink, "b") == "standby")
+            outbox.age_s = 6.0
+            first.kill()
+            await until(lambda: uplink.status()["active"] == "b")
+            assert len(outbox.sealed) == 1
+            outbox.put(1)
+            await until(lambda: store.rows() == [1])
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("fault", ["black hole", "kill", "stopped"])
 def test_the_standby_takes_over_quickly_and_nothing_is_stored_twice(fault: str) -> None:
     async def main() -> float:

@@ -228,7 +228,8 @@ class Uplink:
     def _activate(self, carrier: Carrier) -> None:
         if self._active is carrier:
             return  # it was suspect, and nobody had taken over
-        before, self._active = self._active, carrier
+        # one that has not begun has nothing in flight, but the one that it waits for has
+        before, self._active = self._before or self._active, carrier
         self._active_since = self._clock.monotonic()
         _log.info("uplink: sending to %s, %s", carrier.endpoint.label, promise(carrier.endpoint))
         if before is not None:

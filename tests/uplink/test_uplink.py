@@ -90,6 +90,29 @@ def test_a_standby_that_takes_over_after_a_while_sends_new_readings_first() -> N
     asyncio.run(main())
 
 
+def test_the_next_one_waits_too_when_the_one_that_waited_is_lost() -> None:
+    """The first is left at its own wish and owes an ack, the second dies waiting: the third must not store it too."""
+
+    async def main() -> None:
+        outbox = MemoryOutbox()
+        async with Sink(Store("x")) as first, Sink(Store("y")) as second, Sink(Store("z")) as third:
+            ends = [endpoint(sink.port, name) for sink, name in ((first, "a"), (second, "b"), (third, "c"))]
+            async with running(outbox, *ends) as uplink:
+                await until(lambda: state_of(uplink, "a") == "active" and state_of(uplink, "b") == "standby")
+                first.ack_after_s = 0.6
+                outbox.put("once")
+                await until(lambda: first.store.rows() == ["once"])
+                await first.send({"type": "move", "deadline_ms": 60_000, "spread_ms": 0})
+                await until(lambda: uplink.status()["active"] == "b")
+                second.kill()
+                await until(lambda: uplink.status()["active"] == "c")
+                outbox.put("new")
+                await until(third.store.rows)
+                assert third.store.rows() == ["new"]
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("fault", ["black hole", "kill", "stopped"])
 def test_the_standby_takes_over_quickly_and_nothing_is_stored_twice(fault: str) -> None:
     async def main() -> float:

@@ -39,7 +39,9 @@ class Point(Table, frozen=True, kw_only=True):
     """One quantity of a device: value = raw × scale + offset, then unit, limits and deadband."""
 
     name: Annotated[str, Key("id of the point; readings carry it", pattern=ID_PATTERN)]
-    unit: Annotated[str, Key("unit of the value, a SenML or UCUM symbol: Cel, %RH, V, kWh, /")] = ""
+    unit: Annotated[
+        str, Key("unit of the value, a SenML or UCUM symbol: Cel, %RH, V, kWh, /", alias=("unit_of_measurement",))
+    ] = ""
     convert: Annotated[str, Key("unit to convert the value to, from `unit`", alias=("as",))] = ""
     scale: Annotated[float, Key("raw value × scale + offset")] = 1.0
     offset: Annotated[float, Key("added after scaling")] = 0.0

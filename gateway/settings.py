@@ -181,6 +181,11 @@ def _unknown(path: KeyPath, meant: str, declared: Sequence[Field], elsewhere: He
     known = [field.name for field in declared]
     if f"{word}_file" in known:
         return f"secrets do not stand in this file: write it to a file of its own and name that: `{word}_file = …`"
+    for field in declared:
+        inner = [arm for arm in _arms(field.type) if isinstance(arm, type) and issubclass(arm, Table)]
+        if any(word == each.name for arm in inner for each in fields(arm)):
+            several = typing.get_origin(field.type) is tuple
+            return f"`{word}` is a key of {header((*table, field.name, 0) if several else (*table, field.name))}"
     for outer in (header(table[:n]) for n in range(len(table) - 1, 0, -1)):
         if word in elsewhere.get(outer, ()):
             return f"`{word}` is a key of {outer}, not of {header(table)}: a key belongs to the last header above it"

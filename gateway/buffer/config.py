@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from enum import StrEnum
 from typing import Annotated
 
-from gateway.settings import Duration, Key, Mistake, Size, Table
+from gateway.settings import Duration, Key, Mistake, Size, Table, size_text
 
 
 class WhenFull(StrEnum):
@@ -55,6 +55,13 @@ class BufferSettings(Table, frozen=True, kw_only=True):
             min=1 << 20,
         ),
     ] = 8 << 20
+
+    def warnings(self) -> Iterable[Mistake]:
+        most = self.max_size // 4
+        if self.alarm_reserve > most and self.alarm_reserve != BufferSettings().alarm_reserve:
+            yield Mistake(
+                ("alarm_reserve",), f"a quarter of `max_size` at most: {size_text(most)} will be kept for alarms"
+            )
 
     def mistakes(self) -> Iterable[Mistake]:
         if self.linger > self.commit_after / 2:

@@ -16,11 +16,12 @@ from rich.text import Text
 from gateway.cli.arguments import count
 from gateway.cli.terminal import output, printable
 from gateway.control.client import ControlClient
-from gateway.errors import LinkError
+from gateway.errors import ConfigError, LinkError
 from gateway.model import Json
 from gateway.settings import duration_text
 
-DEFAULT_SOCKET = "/run/gateway/control.sock"
+SOCKET = "control.sock"
+DEFAULT_SOCKET = f"/run/gateway/{SOCKET}"
 
 _COLOURS = {
     **dict.fromkeys(("online", "running", "active", "healthy", "synced"), "green"),
@@ -37,8 +38,25 @@ Row = tuple[Sequence[Text], str]
 
 def add_socket(parser: argparse.ArgumentParser) -> None:
     runtime = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
-    default = f"{runtime}/control.sock" if runtime else DEFAULT_SOCKET
-    parser.add_argument("--socket", default=default, help="control.sock in the gateway's runtime_dir [%(default)s]")
+    default = Path(f"{runtime}/{SOCKET}" if runtime else DEFAULT_SOCKET)
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("-c", "--config", type=Path, metavar="FILE", help="of the gateway to ask")
+    which.add_argument(
+        "--socket", type=Path, default=default, metavar="FILE", help=f"its {SOCKET} in `runtime_dir` [%(default)s]"
+    )
+
+
+def socket_of(arguments: argparse.Namespace) -> Path:
+    """Where the gateway that is meant answers. Raises ConfigError."""
+    if arguments.config is None:
+        asked: Path = arguments.socket
+        return asked
+    from gateway.config.load import check
+
+    config = check(arguments.config, os.environ).config
+    if config is None:
+        raise ConfigError((f"{arguments.config} cannot be used (`gateway check` tells why); name its --socket",))
+    return config.gateway.runtime_dir / SOCKET
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     import msgspec
 
-    client, console = ControlClient(Path(arguments.socket)), output()
+    client, console = ControlClient(socket_of(arguments)), output()
     status = client.ask("status")
     if arguments.json:
         print(msgspec.json.format(msgspec.json.encode(status)).decode())

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from pathlib import Path
 
 from gateway.cli import EXIT_UNAVAILABLE, complain
-from gateway.cli.status import add_socket
+from gateway.cli.status import add_socket, socket_of
 from gateway.cli.terminal import printable
 from gateway.control.client import ControlClient
 from gateway.model import Json, Status
@@ -25,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     import msgspec
 
-    client = ControlClient(Path(arguments.socket))
+    client = ControlClient(socket_of(arguments))
     if arguments.device:
         known = client.ask("status")["devices"]
         if arguments.device not in known:

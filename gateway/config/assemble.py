@@ -7,6 +7,7 @@ told where they belong.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -27,6 +28,16 @@ Row = tuple[int, dict[str, Any]]
 
 # systemd sets these from StateDirectory= and RuntimeDirectory=; what the file says wins
 _FROM_SYSTEMD = {"state_dir": "STATE_DIRECTORY", "runtime_dir": "RUNTIME_DIRECTORY"}
+
+_ELSEWHERE = {
+    **dict.fromkeys(
+        ("output", "outputs", "cloud", "server", "servers", "endpoint", "endpoints"), "[[uplink.endpoint]]"
+    ),
+    **dict.fromkeys(("broker", "mqtt"), '[[bus]] with kind = "mqtt"'),
+    **dict.fromkeys(("input", "inputs", "modbus", "serial", "ble", "connection", "connections"), "[[bus]]"),
+    **dict.fromkeys(("sensor", "sensors", "meter", "meters", "slave", "slaves"), "[[device]]"),
+}
+"""What others call a table → what it is called here."""
 
 
 class Assembled(NamedTuple):
@@ -124,12 +135,16 @@ class _Assembly:
             if word in known:
                 continue
             places = [place for place, words in self._headers.items() if word in words]
-            if closest(word, known) or not places:
+            if isinstance(value, dict | list) and (here := _ELSEWHERE.get(word.lower())):
+                self._wrong((word,), f"unknown table `{word}`; here it is {here}")
+            elif closest(word, known) or not places:
                 self._wrong((word,), f"unknown table or key `{word}`{nearest(word, known)}")
             else:
                 inner = f"{places[0].strip('[]')}.{word}"
                 shape = f", as [{inner}]" if isinstance(value, dict) else ""
-                shape = f", as [[{inner}]]" if isinstance(value, list) and isinstance(value[0], dict) else shape
+                shape = (
+                    f", as [[{inner}]]" if isinstance(value, list) and value and isinstance(value[0], dict) else shape
+                )
                 self._wrong((word,), f"`{word}` is a key of {places[0]}: write it below that header{shape}")
 
     def _rows(self, name: str) -> list[Row]:
@@ -166,12 +181,23 @@ class _Assembly:
                 self._wrong(("bus", i), f"`kind` is missing: which connector speaks on it; known: {known}")
         elif not isinstance(name, str):
             self._wrong(("bus", i, "kind"), "expected text in quotes")
+        elif meant := self._meant_kind(name, raw):
+            self._wrong(("bus", i, "kind"), f'no connector of kind "{name}" is installed; did you mean `{meant.name}`?')
+            return meant
         else:
             try:
                 return self._registry.kind(name)
             except ConfigError as error:
                 self._wrong(("bus", i, "kind"), error.problems[0])
         return None
+
+    def _meant_kind(self, name: str, raw: Mapping[str, Any]) -> AnyKind | None:
+        """What a misspelt kind probably means, of several the one that fits best: so that the rest can be checked."""
+        kinds = []
+        for each in self._registry.alike(name):
+            with contextlib.suppress(ConfigError):
+                kinds.append(self._registry.kind(each))
+        return min(kinds, key=lambda kind: len(read(kind.bus, raw)[1]), default=None)
 
     def _device(self, i: int, raw: Mapping[str, Any]) -> None:
         bus = self._bus(i, raw)

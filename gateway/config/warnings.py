@@ -1,7 +1,9 @@
-"""What a configuration allows and its author probably did not mean. Looks at the files that hold secrets; else pure."""
+"""What a configuration allows and its author probably did not mean. Looks at files and interfaces that it names; else
+pure."""
 
 from __future__ import annotations
 
+import socket
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,7 +22,7 @@ def warnings(config: Config, tables: Mapping[KeyPath, Table], source: Source) ->
     for path, table in tables.items():
         for inner_path, inner in _within(path, table):
             yield from (Mistake((*inner_path, *each.path), each.message) for each in inner.warnings())
-            yield from _secrets(inner_path, inner)
+            yield from _files(inner_path, inner)
             yield from _strays(inner_path, inner, source)
     paths = {id(table): path for path, table in tables.items()}
     for each in config.buses:
@@ -34,6 +36,8 @@ def warnings(config: Config, tables: Mapping[KeyPath, Table], source: Source) ->
     if not config.uplink.endpoint:
         yield Mistake(("uplink",), "waiting for configuration: there is no [[uplink.endpoint]] to deliver to")
     for i, endpoint in enumerate(config.uplink.endpoint):
+        if endpoint.interface and endpoint.interface not in {name for _, name in socket.if_nameindex()}:
+            yield Mistake(("uplink", "endpoint", i, "interface"), _no_interface(endpoint.interface))
         url = urlsplit(endpoint.url)
         if url.scheme == "ws" and url.hostname not in _THIS_MACHINE:
             yield Mistake(
@@ -51,19 +55,32 @@ def _within(path: KeyPath, table: Table) -> Iterator[tuple[KeyPath, Table]]:
                 yield from _within((*path, field.name) if step is None else (*path, field.name, step), inner)
 
 
-def _secrets(path: KeyPath, table: Table) -> Iterator[Mistake]:
+def _files(path: KeyPath, table: Table) -> Iterator[Mistake]:
+    """Files that are named: there, not empty, and if they hold secrets for nobody else."""
     for field in fields(type(table)):
         value = getattr(table, field.attribute)
         holds = field.name.removesuffix("file").rstrip("_")
-        if not isinstance(value, Path) or holds == field.name or not secret(holds):
-            continue
-        try:
-            mode = value.stat().st_mode
-        except OSError as error:
-            yield Mistake((*path, field.name), f"{value} cannot be read from here: {error.strerror}")
-        else:
-            if mode & (stat.S_IROTH | stat.S_IWOTH):
-                yield Mistake((*path, field.name), f"everybody on this machine can read {value}: chmod 600 {value}")
+        if isinstance(value, Path) and holds != field.name and (wrong := _wrong_with(value, secret(holds))):
+            yield Mistake((*path, field.name), wrong)
+
+
+def _wrong_with(file: Path, confidential: bool) -> str:
+    try:
+        found = file.stat()
+    except OSError as error:
+        return f"{file} cannot be read from here: {error.strerror}"
+    if not stat.S_ISREG(found.st_mode):
+        return f"{file} is not a file"
+    if not found.st_size:
+        return f"{file} is empty"
+    if confidential and found.st_mode & (stat.S_IROTH | stat.S_IWOTH):
+        return f"everybody on this machine can read {file}: chmod 600 {file}"
+    return ""
+
+
+def _no_interface(name: str) -> str:
+    there = sorted(each for _, each in socket.if_nameindex() if each != "lo")
+    return f"there is no interface {name} at the moment; there is {', '.join(there) or 'none'}"
 
 
 def _strays(path: KeyPath, table: Table, source: Source) -> Iterator[Mistake]:

@@ -6,6 +6,7 @@ that cannot be imported is an error of that kind alone.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -29,6 +30,10 @@ class Registry:
     def names(self) -> tuple[str, ...]:
         """Every kind that is installed, whether it can be imported or not."""
         return tuple(sorted(self._points))
+
+    def alike(self, name: str) -> list[str]:
+        """Installed kinds that a name which is none may mean, the likeliest first."""
+        return [] if name in self._points else difflib.get_close_matches(name.lower(), self.names())
 
     def kind(self, name: str) -> AnyKind:
         """The declarations of one kind. Raises ConfigError."""

@@ -38,7 +38,7 @@ class ControlClient:
             except OSError as error:
                 raise LinkError(
                     f"no gateway answers at {self._path} ({error.strerror or error}). Is it running? "
-                    "Another socket is named with --socket."
+                    "Another one is named with --config or --socket."
                 ) from error
             try:
                 link.sendall(msgspec.json.encode({"op": op, **arguments}) + b"\n")

@@ -74,7 +74,7 @@ class Credentials:
                 der = ssl.PEM_cert_to_DER_cert(_first_certificate(certfile.read_text("ascii", "replace")))
                 found["client certificate"] = certificate_validity(der)
         except (OSError, ValueError, DecodeError) as error:
-            raise AuthError(f"certificate {certfile}: {error}") from error
+            raise AuthError(f"certificate {certfile}: {_why(error)}") from error
         return found
 
     def _token(self) -> str:
@@ -111,7 +111,7 @@ class Credentials:
             else:
                 context.load_default_certs()
         except (OSError, ssl.SSLError) as error:
-            raise AuthError(f"CA file {tls.cafile}: {error}") from error
+            raise AuthError(f"CA file {tls.cafile}: {_why(error)}") from error
         if tls.certfile is not None and tls.keyfile is not None:
             _load(context, tls.certfile, tls.keyfile)
         return context
@@ -123,7 +123,7 @@ def _load(context: ssl.SSLContext, certfile: Path, keyfile: Path) -> None:
         # an encrypted key must not ask on a terminal that nobody sits at
         context.load_cert_chain(certfile, keyfile, password=lambda: "")
     except (OSError, ssl.SSLError) as error:
-        raise AuthError(f"certificate {certfile} with key {keyfile}: {error}") from error
+        raise AuthError(f"certificate {certfile} with key {keyfile}: {_why(error)}") from error
 
 
 def _first_certificate(text: str) -> str:
@@ -142,11 +142,16 @@ def _secret(path: Path, what: str) -> str:
             raise AuthError(f"{what} file {path} is too large")
         return data.decode()
     except (OSError, UnicodeError) as error:
-        raise AuthError(f"{what} file {path}: {_without_content(error)}") from error
+        raise AuthError(f"{what} file {path}: {_why(error)}") from error
 
 
-def _without_content(error: Exception) -> str:
-    return "not text" if isinstance(error, UnicodeError) else str(error)
+def _why(error: Exception) -> str:
+    """For people: without numbers, without a path that stands there already, and without what a file holds."""
+    if isinstance(error, UnicodeError):
+        return "not text"
+    if isinstance(error, ssl.SSLError):
+        return (error.reason or "not what OpenSSL can use").replace("_", " ").lower()
+    return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
 def _private(mode: int, path: Path, what: str) -> None:

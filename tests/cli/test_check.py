@@ -62,6 +62,7 @@ EXPECTED = (
     (7, "buffer.ring_size", "did you mean `MB`?"),
     (9, "uplink.endpoint.#1.url", "does not fit: where to connect"),
     (10, "uplink.endpoint.#1.token", "secrets do not stand in this file"),
+    (11, "bus.net", "`host` is missing"),
     (13, "bus.net.kind", "did you mean `modbus-tcp`?"),
     (18, "bus.line.baud_rate", 'expected a whole number, not "fast"'),
     (19, "bus.line.parity", '"even" is not one of "N", "E", "O"'),

@@ -107,7 +107,7 @@ def test_a_second_gateway_on_the_same_directories_refuses_and_names_the_first(fo
         code, _, err = gateway("run", "-c", other)
         assert code == 1
         assert f"uses {folder / 'run'};" in err.splitlines()[-1]
-        assert gateway("status", "--socket", folder / "run" / "control.sock").code == 0, "the first goes on"
+        assert gateway("status", "--config", config).code == 0, "the first goes on"
         assert first.end().code == 0
 
 
@@ -121,7 +121,8 @@ def test_what_a_killed_gateway_left_behind_is_no_obstacle(folder: Path) -> None:
     code, _, err = gateway("status", "--socket", control)
     assert code == 69
     assert err == (
-        f"no gateway answers at {control} (Connection refused). Is it running? Another socket is named with --socket.\n"
+        f"no gateway answers at {control} (Connection refused). Is it running? "
+        "Another one is named with --config or --socket.\n"
     )
     with Running(folder, "run", "-c", config) as second:
         second.says("here: ")

@@ -180,6 +180,10 @@ SINGLE = [
     ('topic = "boiler/state"', "topic = []", "19:1: device.boiler.topic: expected text in quotes, not a list"),
     ("[[bus]]\nname = \"rs485a\"", 'port = 1\n[[bus]]\nname = "rs485a"', "1:1: port: `port` is a key of [[bus]]: write it below that header"),
     ("[[bus]]\nname = \"rs485a\"", '[[points]]\nname = "u"\n[[bus]]\nname = "rs485a"', "1:3: points: `points` is a key of [[device]]: write it below that header, as [[device.points]]"),
+    ("unit_id = 7", "unit_id = 7\naddress = 3", "14:1: device.meter-1.address: `address` is a key of [[device.points]]"),
+    ("[[bus]]\nname = \"rs485a\"", '[[outputs]]\nurl = "x"\n[[bus]]\nname = "rs485a"', "1:3: outputs: unknown table `outputs`; here it is [[uplink.endpoint]]"),
+    ("[[bus]]\nname = \"rs485a\"", 'address = []\n[[bus]]\nname = "rs485a"', "1:1: address: unknown table or key `address`; known: gateway, buffer, uplink, bus, device"),
+    ("[[bus]]\nname = \"rs485a\"", 'port = []\n[[bus]]\nname = "rs485a"', "1:1: port: `port` is a key of [[bus]]: write it below that header"),
     ("[[bus]]\nname = \"rs485a\"", '[gatewai]\n[[bus]]\nname = "rs485a"', "1:2: gatewai: unknown table or key `gatewai`; did you mean `gateway`?"),
     ("[[bus]]\nname = \"rs485a\"", '[gateway]\nhost = "a"\n[[bus]]\nname = "rs485a"', "2:1: gateway.host: `host` is a key of [[bus]]"),
     ("[[bus]]\nname = \"rs485a\"", '[[gateway]]\n[[bus]]\nname = "rs485a"', "1:3: gateway: there is only one: write [gateway] with single brackets"),
@@ -225,6 +229,16 @@ address = 1.5
         (14, "device.m.points.u.address"),
         (16, "device.m.points.#2.nme"),
         (17, "device.m.points.#2.address"),
+    ]
+
+
+@pytest.mark.parametrize(("key", "meant"), [("port", "modbus-rtu"), ("host", "modbus-tcp")])
+def test_a_misspelt_kind_hides_nothing_else_and_the_one_is_meant_whose_keys_fit(key: str, meant: str) -> None:
+    text = f'[[bus]]\nname = "b"\nkind = "modbus"\n{key} = "/dev/ttyS0"\nretires = 3\n'
+    found = check_text(text, "g.toml", {}, Registry()).mistakes
+    assert [str(problem) for problem in found] == [
+        f'g.toml:3:1: bus.b.kind: no connector of kind "modbus" is installed; did you mean `{meant}`?',
+        "g.toml:5:1: bus.b.retires: unknown key `retires`; did you mean `retries`?",
     ]
 
 
@@ -330,6 +344,11 @@ def test_a_secret_that_everybody_can_read_or_nobody_can_is_pointed_out(tmp_path:
     file = tmp_path / "password"
     text = GOOD.replace('kind = "broker"', f'kind = "broker"\npassword_file = "{file}"')
     assert "No such file or directory" in texts(checked(text))[0]
+    file.touch()
+    assert texts(checked(text)) == [f"9:1: bus.local.password_file: {file} is empty"]
+    assert texts(checked(text.replace(str(file), str(tmp_path)))) == [
+        f"9:1: bus.local.password_file: {tmp_path} is not a file"
+    ]
     file.write_text("x")
     os.chmod(file, 0o644)
     assert texts(checked(text)) == [
@@ -337,6 +356,23 @@ def test_a_secret_that_everybody_can_read_or_nobody_can_is_pointed_out(tmp_path:
     ]
     os.chmod(file, 0o600)
     assert texts(checked(text)) == []
+
+
+def test_an_interface_that_is_not_there_is_pointed_out() -> None:
+    uplink = '[[uplink.endpoint]]\nurl = "wss://a.example/"\ninterface = '
+    said = [text for text in texts(checked(f'{uplink}"nosuch0"\n')) if "interface" in text]
+    assert len(said) == 1
+    assert said[0].startswith(
+        "3:1: uplink.endpoint.#1.interface: there is no interface nosuch0 at the moment; there is "
+    )
+    assert not [text for text in texts(checked(f'{uplink}"lo"\n')) if "interface" in text]
+
+
+def test_a_reserve_for_alarms_that_will_be_cut_is_pointed_out() -> None:
+    cut = "4:1: buffer.alarm_reserve: a quarter of `max_size` at most: 2500KB will be kept for alarms"
+    text = '[buffer]\nmax_size = "10MB"\n\nalarm_reserve = "20MB"\n'
+    assert cut in texts(checked(text))
+    assert not [text for text in texts(checked('[buffer]\nmax_size = "10MB"\n')) if "alarm_reserve" in text]
 
 
 def test_an_endpoint_without_encryption_is_pointed_out_unless_it_is_this_machine() -> None:

@@ -1,7 +1,8 @@
 """Pure: what can be said of a Modbus bus, and what follows from it: where each point lies, which requests read them.
 
-Entry points name the kinds at the end. The words are those of the field: `slave_id` and `slave` are read as `unit_id`,
-an address in quotes (`"40001"`) is the 1-based reference of a manual, a number is the address as it travels.
+Entry points name the kinds at the end. The words are those of the field: `slave_id`, `slave` and `unit` are
+read as `unit_id`, an address in quotes (`"40001"`) is the 1-based reference of a manual, a number is the address as it
+travels.
 """
 
 from __future__ import annotations
@@ -180,7 +181,7 @@ class ModbusPoint(Point, frozen=True, kw_only=True):
 class ModbusDevice(Device, frozen=True, kw_only=True):
     """One unit on the bus."""
 
-    unit_id: Annotated[int, Key("its address on the bus", min=0, max=255, alias=("slave_id", "slave"))] = 1
+    unit_id: Annotated[int, Key("its address on the bus", min=0, max=255, alias=("slave_id", "slave", "unit"))] = 1
     interval: Annotated[Duration, Key("read so often", min=0.01)] = 10.0
     max_gap: Annotated[int, Key("registers nobody asked for that a read may bridge", min=0, max=_MAX_READ)] = 8
     max_gap_bits: Annotated[int, Key("the same for coils and discrete inputs", min=0, max=_MAX_READ_BITS)] = 64

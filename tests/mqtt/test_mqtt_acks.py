@@ -73,6 +73,21 @@ def test_what_did_not_come_again_is_forgotten_by_exclusion() -> None:
     assert not acks.exclusion_due(61)
 
 
+def test_nothing_is_excluded_while_something_that_came_is_unread() -> None:
+    store = Store()
+    store.known = {origin(1): True}
+    acks = Acks(store, SESSION)
+    acks.connected(resumed=True, now=0)
+    acks.unread(50)
+    acks.asked(100)()
+    assert not acks.exclusion_due(109)
+    assert set(store.known) == {origin(1)}
+    acks.asked(110)()
+    assert not store.known
+    acks.unread(120)
+    assert not acks.exclusion_due(1000), "it was excluded once and for all"
+
+
 def test_a_stall_is_time_without_progress_while_something_waits() -> None:
     acks = Acks(Store(), SESSION)
     acks.connected(resumed=False, now=0)

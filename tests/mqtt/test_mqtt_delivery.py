@@ -7,7 +7,10 @@ import asyncio
 import pytest
 from conftest import Rig, eventually  # type: ignore[import-not-found]
 
+from gateway.connectors.mqtt import acks
+from gateway.connectors.mqtt import connector as connector_module
 from gateway.errors import LinkError
+from gateway.model import Origin
 
 PLANT = {"topic": "plant/boiler", "points": [{"name": "n"}]}
 
@@ -270,5 +273,29 @@ def test_a_buffer_that_asks_for_patience_stops_the_reading_and_not_the_keepalive
             assert not task.done()
             rig.store.gate.set()
             await eventually(lambda: rig.store.values()[-1:] == [2_499], "everything came")
+
+    asyncio.run(scenario())
+
+
+def test_a_connector_that_is_kept_waiting_excludes_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes again may be among that which it has not looked at."""
+    monkeypatch.setattr(acks, "_ALL_AGAIN_S", 0.3)
+    monkeypatch.setattr(connector_module, "_TICK_S", 0.02)
+
+    async def scenario() -> None:
+        async with rig.running(rig.connector(PLANT)):
+            await rig.publish("plant/boiler", '{"n": 1}')
+            await eventually(lambda: rig.store.samples and not rig.store.known, "the first, proved")
+        session = rig.store.samples[0].origin.session
+        acknowledged = Origin(session, 77, bytes(16))
+        rig.store.known = {acknowledged: True}
+        rig.store.gate.clear()
+        async with rig.running(rig.connector(PLANT)) as task:
+            await rig.publish("plant/boiler", '{"n": 2}')
+            await asyncio.sleep(1.5)
+            assert not task.done()
+            assert acknowledged in rig.store.known
+            rig.store.gate.set()
+            await eventually(lambda: acknowledged not in rig.store.known, "it never came again")
 
     asyncio.run(scenario())

@@ -6,7 +6,8 @@ An origin stays in the ledger until the broker cannot send its message again. Th
 PINGREQ that followed the PUBACK, and for all of a session when the broker says that it has lost it.
 
 What an earlier process had acknowledged without living to see the proof is found by exclusion: brokers send again what
-is un-acknowledged as soon as a session is resumed, so what has not come a minute later never comes.
+is un-acknowledged as soon as a session is resumed, so what has not come a minute later never comes; not counting the
+time in which the gateway takes nothing.
 """
 
 from __future__ import annotations
@@ -42,6 +43,11 @@ class Acks:
             self._exclude_at = now + _ALL_AGAIN_S
         else:
             self._ledger.keep_only(self._session, ())
+
+    def unread(self, now: float) -> None:
+        """Some of what came has not been looked at: the time in which all comes again begins anew."""
+        if self._exclude_at is not None:
+            self._exclude_at = now + _ALL_AGAIN_S
 
     @property
     def waiting(self) -> int:

@@ -77,6 +77,7 @@ class MqttConnector:
         self._told: set[str] = set()
         self._refused: dict[str, str] = {}
         self._held_back = False
+        self._emits_since: float | None = None
         self._patience: asyncio.TimerHandle | None = None
 
     # --- the contract of a connector
@@ -186,6 +187,8 @@ class MqttConnector:
             if now >= next_s:
                 next_s = now + _TICK_S
                 self._tools.beat(_BEAT_S)
+                if self._emits_since is not None and now - self._emits_since >= _TICK_S:
+                    self._acks.unread(now)
                 link.tick()
                 if self._acks.unproved or self._acks.exclusion_due(now):
                     link.ping(self._acks.asked(now))
@@ -212,12 +215,14 @@ class MqttConnector:
             link.acknowledge(done)
             if not samples:
                 continue
-            if not origins:
+            self._emits_since = self._now()  # what comes meanwhile is not looked at
+            if origins:
+                self._acks.emitted(origins, self._now())
+                self._bear()
+                await emit(samples, settled=partial(self._settled, link, origins))
+            else:
                 await emit(samples)
-                continue
-            self._acks.emitted(origins, self._now())
-            self._bear()
-            await emit(samples, settled=partial(self._settled, link, origins))
+            self._emits_since = None
 
     def _bear(self) -> None:
         """Brokers drop what they cannot send: when half of what they send ahead waits, it shall not wait for long."""

@@ -68,7 +68,7 @@ class Witness:
         try:
             decode_from_server(frame)
             message: dict[str, Any] = json.loads(frame)
-        except (RemoteProtocolError, ValueError) as error:
+        except (RemoteProtocolError, ValueError, RecursionError) as error:
             self.broke("C5b", f"{frame[:100]}: {error}")
             return None
         return message

@@ -10,6 +10,7 @@ import trustme
 
 from gateway.conformance.bench import PATIENCE_S, Target
 from gateway.conformance.run import Finding, Outcome, Verdict, numbers, run
+from gateway.conformance.witness import Witness
 from gateway.ingest.tokens import Role
 from tests.conformance import wrong_server
 from tests.conformance.wrong_server import TOKEN, Store, WrongServer
@@ -214,3 +215,10 @@ def test_a_should_is_advice() -> None:
     outcome = asyncio.run(main())
     assert verdicts(outcome) == {"A2b": Verdict.ADVISED}
     assert not outcome.broken
+
+
+def test_a_message_nested_as_deep_as_one_reader_can_follow_and_the_other_cannot_is_a_finding() -> None:
+    for depth in range(300, 1400, 10):
+        witness = Witness()
+        if witness.heard('{"type":"ack","marks":{},"x":' + "[" * depth + "]" * depth + "}") is None:
+            assert "C5b" in witness.broken

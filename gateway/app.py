@@ -199,7 +199,8 @@ class App:
         active = self._uplink.status()["active"]
         records, age_s = self._buffer.waiting()
         where = f"sending to {active}" if active else f"no endpoint reachable, {records} batches wait ({age_s:.0f} s)"
-        devices = f"{len(self._devices)} devices" + (f", {failing} failing" if failing else "")
+        number = len(self._devices)
+        devices = f"{number} {'device' if number == 1 else 'devices'}" + (f", {failing} failing" if failing else "")
         return f"{devices}; {where}"
 
     async def _tail(self, question: Mapping[str, Json]) -> AsyncIterator[Json]:

@@ -139,7 +139,8 @@ def _uplink(uplink: Json, width: int) -> Iterator[RenderableType]:
         wait_s = each["next_attempt_s"]
         again = Text(f"again in {age(wait_s)}" if wait_s else "")
         warning = (each["credentials"] or {}).get("warning")
-        said = "; ".join(text for text in (warning, each["last_error"], *_terms(each)) if text)
+        trouble = each["last_error"] if each["failures"] else None  # what is over is history: --json has it
+        said = "; ".join(text for text in (warning, trouble, *_terms(each)) if text)
         rows.append(((_word(each["state"]), again, Text(each["name"])), said))
     yield from (*_table(rows, width), Text())
 

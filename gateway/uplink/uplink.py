@@ -266,7 +266,8 @@ class Uplink:
         carrier = self._carriers[number]
         trouble = self._trouble[self._index(carrier)]
         if trouble.count:
-            _log.info("uplink: %s is back after %d failed attempts", carrier.endpoint.label, trouble.count)
+            attempts = "one failed attempt" if trouble.count == 1 else f"{trouble.count} failed attempts"
+            _log.info("uplink: %s is back after %s", carrier.endpoint.label, attempts)
             trouble.count = 0
         self._learn_time(carrier, welcome)
         self._act(self._failover.opened(number, welcome.sink, self._clock.monotonic(), carrier.version))

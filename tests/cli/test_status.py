@@ -74,8 +74,14 @@ def test_what_ends_soon_is_said_while_all_is_well() -> None:
     warning = "our client certificate ends in 12 days"
     ending["uplink"]["endpoints"][0]["credentials"] = {"days_left": 12.1, "warning": warning}
     assert f"  active  north  {warning}" in drawn(ending)
-    ending["uplink"]["endpoints"][0]["last_error"] = "HTTP 503"
+    ending["uplink"]["endpoints"][0] |= {"last_error": "HTTP 503", "failures": 1}
     assert f"  active  north  {warning}; HTTP 503" in drawn(ending)
+
+
+def test_trouble_that_is_over_is_not_shown_beside_an_endpoint_that_works() -> None:
+    over = status()
+    over["uplink"]["endpoints"][0] |= {"last_error": "this gateway has been revoked", "failures": 0}
+    assert "  active  north" in drawn(over)
 
 
 def test_less_than_everything_is_said_of_an_endpoint_that_promises_less_or_is_paid_for() -> None:
@@ -93,7 +99,12 @@ def test_less_than_everything_is_said_of_an_endpoint_that_promises_less_or_is_pa
 def test_what_is_wrong_says_so_in_its_own_words() -> None:
     broken = status()
     broken["uplink"]["active"] = None
-    broken["uplink"]["endpoints"][0] |= {"state": "waiting", "next_attempt_s": 38.0, "last_error": "Connection refused"}
+    broken["uplink"]["endpoints"][0] |= {
+        "state": "waiting",
+        "next_attempt_s": 38.0,
+        "last_error": "Connection refused",
+        "failures": 3,
+    }
     broken["buffer"] |= {
         "mode": "degraded",
         "why": "disk full",

@@ -2,6 +2,9 @@
 
 When `save` returns, the entries are on disk (fsync). A file that cannot be read is set aside under another name and a
 new one begins: the gateway starts all the same, and the commands in the old file are unknown.
+
+Nothing is appended to a log whose sync has failed, or that another process left behind, before it is written anew: what
+lies behind a hole in it is lost with the power, and a command that was carried out would be carried out again.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from typing import TypeVar
 import msgspec
 
 from gateway.commands.journal import Entry
+from gateway.disk import renew_log
 from gateway.errors import StoreError
 
 log = logging.getLogger(__name__)
@@ -40,6 +44,8 @@ class Store:
         self._path = path
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="commands")
         self._db: sqlite3.Connection | None = None
+        self._doubtful = False
+        """The log may hold what is not on disk."""
 
     async def load(self) -> list[Entry]:
         """Opens the file and returns all entries, oldest first. Raises StoreError."""
@@ -87,10 +93,11 @@ class Store:
             return self._open()
 
     def _open(self) -> list[Entry]:
-        # one thread uses it, though not always the one that the interpreter would guess
-        self._db = db = sqlite3.connect(self._path, BUSY_S, isolation_level=None, check_same_thread=False)
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
+        try:
+            renew_log(self._path)
+        except OSError:
+            self._doubtful = True  # no room for a copy: what is there can be read, and the first write tries again
+        db = self._connect()
         (version,) = db.execute("PRAGMA user_version").fetchone()
         if version not in (0, _SCHEMA):
             raise sqlite3.DatabaseError(f"schema {version} is not known")
@@ -104,6 +111,23 @@ class Store:
         rows = db.execute("SELECT CAST(entry AS BLOB) FROM command ORDER BY n").fetchall()
         return [msgspec.json.decode(text, type=Entry) for (text,) in rows]
 
+    def _connect(self) -> sqlite3.Connection:
+        # one thread uses it, though not always the one that the interpreter would guess
+        self._db = db = sqlite3.connect(self._path, BUSY_S, isolation_level=None, check_same_thread=False)
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        return db
+
+    def _usable(self) -> sqlite3.Connection:
+        if self._doubtful:
+            self._close()
+            renew_log(self._path)
+            self._connect()
+            self._doubtful = False
+        if self._db is None:
+            raise sqlite3.OperationalError("the file is not open")
+        return self._db
+
     def _save(self, entries: Sequence[Entry]) -> None:
         # the number stays when an entry is replaced: oldest first means first received
         statement = (
@@ -115,17 +139,19 @@ class Store:
         self._write("DELETE FROM command WHERE id = ?", [(id,) for id in ids])
 
     def _write(self, statement: str, rows: Sequence[tuple[str, ...]]) -> None:
-        if self._db is None:
-            raise sqlite3.OperationalError("the file is not open")
-        self._db.execute("BEGIN IMMEDIATE")
+        db = self._usable()
+        db.execute("BEGIN IMMEDIATE")
         try:
-            self._db.executemany(statement, rows)
-            self._db.execute("COMMIT")
+            db.executemany(statement, rows)
+            db.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            self._doubtful |= error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_IOERR
+            raise
         finally:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
+            if db.in_transaction:
+                db.execute("ROLLBACK")
 
     def _close(self) -> None:
-        if self._db is not None:
-            self._db.close()
-            self._db = None
+        db, self._db = self._db, None
+        if db is not None:
+            db.close()

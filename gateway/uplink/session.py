@@ -235,10 +235,13 @@ class Carrier:
             frame = await self._link.receive()
             now = self._clock.monotonic()
             if isinstance(self.session, PlainSession):
-                await self._perform(self.session.receive(frame, now))
+                said = self.session.receive(frame, now)
             else:
-                await self._perform(self.session.receive(decode_from_server(frame), now))
+                said = self.session.receive(decode_from_server(frame), now)
+            await self._perform(said)
             self._wake.set()
+            if self._link.full and any(isinstance(output, outputs.Send) for output in said):
+                await self._drain(self._link)  # who does not read our answers is not listened to
 
     async def _pump(self) -> None:
         """Everything that is to be sent goes through here, as fast as the window lets it."""

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.typing import Subprotocol
 
 from gateway.errors import StoreError
 from gateway.model import Lane, Outcome, Record, Result
@@ -422,6 +427,43 @@ def test_frames_that_break_the_rules_close_with_the_right_code(frame: bytes | st
             return session.close_code
 
     assert asyncio.run(main()) == code
+
+
+def test_a_server_that_asks_and_does_not_read_fills_no_memory() -> None:
+    """Each of its commands is refused with an answer that names it, as long as it may be."""
+    sizes: list[int] = []
+
+    async def ask(session: ServerConnection) -> None:
+        await session.recv()
+        welcome = {"type": "welcome", "sink": "5" * 32, "session": "1", "marks": {}}
+        await session.send(json.dumps(welcome))
+        for _ in range(1000):
+            order = {"type": "command", "id": "x" * 60_000, "device": "d", "op": "write", "ttl_ms": 1, "sent_ms": 1}
+            await session.send(json.dumps(order))
+            await asyncio.sleep(0)
+            carrier = next(iter(uplink._carriers.values()), None)
+            if carrier is not None and carrier._link is not None:
+                sizes.append(carrier._link._connection.transport.get_write_buffer_size())
+            if sizes[-1:] > [8_000_000]:
+                break
+        done.set()
+
+    async def main() -> None:
+        nonlocal uplink
+        async with serve(
+            ask, "127.0.0.1", 0, subprotocols=[Subprotocol("gateway.uplink.v1")], compression=None, max_queue=1
+        ) as server:
+            port = next(iter(server.sockets)).getsockname()[1]
+            async with running(MemoryOutbox(), endpoint(port, "a")) as uplink:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(3):
+                        await done.wait()
+
+    uplink: Any = None
+    done = asyncio.Event()
+    asyncio.run(main())
+    assert len(sizes) > 1, "it was asked"
+    assert max(sizes) < 1_000_000
 
 
 def test_without_endpoints_it_waits_and_takes_nothing() -> None:

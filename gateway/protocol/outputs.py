@@ -102,7 +102,7 @@ class Suspect(NamedTuple):
 
 
 class Recovered(NamedTuple):
-    """Acks came after all."""
+    """Acks came after all, or the server asked for a pause."""
 
 
 class Dead(NamedTuple):

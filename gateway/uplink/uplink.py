@@ -310,7 +310,7 @@ class Uplink:
         self._act(self._failover.suspect(number, self._clock.monotonic()))
 
     def recovered(self, number: int) -> None:
-        _log.info("uplink: acks of %s have come after all", self._carriers[number].endpoint.label)
+        _log.info("uplink: %s is no longer suspect", self._carriers[number].endpoint.label)
         self._act(self._failover.recovered(number, self._clock.monotonic()))
 
     def move(self, number: int, asked: MoveAsked) -> None:

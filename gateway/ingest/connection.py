@@ -198,7 +198,8 @@ class Uplink:
                     marks = await call(self._house.committer.sink.marks, self.gateway, [stream])
                     await self._act(self.session.learned(stream, marks[stream]))
                 case StoreResult(result):
-                    self._takes(self._results, len(result.id) + len(result.reason))
+                    text = len(result.value) if isinstance(result.value, str) else 0
+                    self._takes(self._results, len(result.id) + len(result.reason) + text)
                     self._house.committer.store_result(StoredResult(self.gateway, result), self)
                 case Report(stats):
                     self._house.reported(self, stats)

@@ -15,6 +15,8 @@ from gateway.ingest.connection import Uplink
 from gateway.protocol.marks import Streams
 
 MAX_SESSIONS: Final = 4
+MAX_EVICTED: Final = 64
+"""Processes of one gateway that are remembered: one that calls itself by a new name each time fills no memory."""
 CONFLICT: Final = 4409
 """Close code: a newer session of the same gateway is here."""
 
@@ -23,7 +25,8 @@ class _Gateway:
     def __init__(self) -> None:
         self.streams = Streams()
         self.process = ""
-        self.evicted: set[str] = set()
+        self.evicted: dict[str, None] = {}
+        """The oldest first (a dict, for its order)."""
         self.connections: list[Uplink] = []
         """In the order in which they came or became active; those without a hello too."""
 
@@ -69,7 +72,9 @@ class Fleet:
         if greeted and process != known.process:
             for each in greeted:
                 each.close(CONFLICT, "a newer process of this gateway is connected")
-            known.evicted.add(known.process)
+            known.evicted[known.process] = None
+            if len(known.evicted) > MAX_EVICTED:
+                del known.evicted[next(iter(known.evicted))]
         elif len(greeted) >= MAX_SESSIONS:
             greeted[0].close(1000, f"more than {MAX_SESSIONS} sessions of one process")
         known.process = process

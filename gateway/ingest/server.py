@@ -270,18 +270,28 @@ class IngestServer:
             await self.committer.call(commands.issue, self.sink, gateway, command, self.utc_ms())
         except commands.TooManyError as error:
             return self._declined(gateway, command, Outcome.REJECTED, f"busy: {error}")
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(command.id, []).append(future)
         if connection is not None:
-            await self._deliver(gateway, command.id)
-            try:
-                async with asyncio.timeout(command.ttl_ms / 1000 + RESULT_GRACE_S):
-                    await future
-            except TimeoutError:
-                pass  # how it stands is the answer
+            await self._wait_for(command, gateway)
         await self._refresh_commands()
         found = await self.committer.call(commands.recent, self.sink, self.utc_ms(), ids=[command.id])
         return found[0]
+
+    async def _wait_for(self, command: CommandMessage, gateway: str) -> None:
+        """Sends it, and returns when its result is stored or no longer to be expected."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(command.id, []).append(future)
+        try:
+            await self._deliver(gateway, command.id)
+            async with asyncio.timeout(command.ttl_ms / 1000 + RESULT_GRACE_S):
+                await future
+        except TimeoutError:
+            pass  # how it stands is the answer
+        finally:
+            waiting = self._waiting.get(command.id, [])
+            if future in waiting:
+                waiting.remove(future)
+            if not waiting:
+                self._waiting.pop(command.id, None)
 
     def _declined(self, gateway: str, command: CommandMessage, outcome: Outcome, reason: str) -> Issued:
         """It never left: nothing of it is kept."""

@@ -212,10 +212,12 @@ async def browser(folder: Path) -> AsyncIterator[Browser]:
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 def test_a_browser_shows_a_value_that_changes_and_complains_about_nothing(tmp_path: Path) -> None:
     async def test() -> None:
-        s = stream_id()
-        value = "document.querySelector('.device td.value span')?.textContent"
+        s, t = stream_id(), stream_id()
+        value = "document.querySelector('.device:last-child td.value span')?.textContent"
         async with cloud(tmp_path) as server, gateway(server) as g, browser(tmp_path / "profile") as chromium:
-            await g.hello(s)
+            await g.hello(s, t)
+            await g.batch(t, 1, body([1], device="!clock", source_ms=2**59))  # no date of any calendar
+            await g.acked(t, 1)
             await g.batch(s, 1, body([20.25], device="<b>boiler</b>"))
             await g.acked(s, 1)
             host, port = server.addresses[0]
@@ -223,12 +225,16 @@ def test_a_browser_shows_a_value_that_changes_and_complains_about_nothing(tmp_pa
             await chromium.until(value, "20.25")
             await chromium.until("document.querySelector('#link').textContent", "live")
             await chromium.until("document.querySelector('#gateways tbody th')?.textContent", "g1")
-            await chromium.until("document.querySelector('.device h3').firstChild.textContent", "<b>boiler</b>")
+            await chromium.until(
+                "document.querySelector('.device:last-child h3').firstChild.textContent", "<b>boiler</b>"
+            )
             await g.batch(s, 2, body([21.5], at_ms=2000, device="<b>boiler</b>"))
             await chromium.until(value, "21.5")
             await g.batch(s, 3, body([18446744073709551615], at_ms=3000, device="<b>boiler</b>"))
             await chromium.until(value, "18446744073709551615")
-            assert "," in await chromium.evaluate("document.querySelector('.device polyline').getAttribute('points')")
+            assert "," in await chromium.evaluate(
+                "document.querySelector('.device:last-child polyline').getAttribute('points')"
+            )
             await chromium.evaluate(
                 "const f = document.querySelector('#filter'); f.value = 'nothing'; f.dispatchEvent(new Event('input'))"
             )

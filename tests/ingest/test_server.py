@@ -8,6 +8,7 @@ import os
 import ssl
 import threading
 from collections.abc import Coroutine
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -386,6 +387,21 @@ def test_a_newer_process_evicts_the_older_one_which_is_then_refused(tmp_path: Pa
     run(test())
 
 
+def test_a_gateway_that_calls_itself_by_new_names_for_ever_fills_no_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        async with cloud(tmp_path) as server, AsyncExitStack() as stack:
+            token = server.tokens.add("g1", Role.GATEWAY, 0)
+            sessions = [await stack.enter_async_context(gateway(server, token)) for _ in range(12)]
+            for number, g in enumerate(sessions):
+                await g.hello(process=f"{number:032x}")
+            assert list(server.fleet._gateways["g1"].evicted) == [f"{number:032x}" for number in (8, 9, 10)]
+
+    monkeypatch.setattr("gateway.ingest.fleet.MAX_EVICTED", 3)
+    run(test())
+
+
 def test_a_fifth_session_of_one_process_ends_the_oldest(tmp_path: Path) -> None:
     async def test() -> None:
         async with cloud(tmp_path) as server:
@@ -602,6 +618,9 @@ def test_a_command_nobody_answers_comes_back_as_sent(tmp_path: Path, monkeypatch
         async with cloud(tmp_path) as server, gateway(server) as g:
             await g.hello()
             assert (await server.send("g1", command(ttl_ms=50), queue=False)).state == "sent"
+            later = msgspec.structs.replace(command(ttl_ms=60_000), id="c2")
+            assert (await server.send("g2", later, queue=True)).state == "queued"
+            assert not server._waiting, "nobody waits any more"
 
     monkeypatch.setattr("gateway.ingest.server.RESULT_GRACE_S", 0.05)
     run(test())

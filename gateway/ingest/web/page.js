@@ -19,14 +19,20 @@ function element(tag, text, className) {
 
 const keyOf = (view) => JSON.stringify([view.gateway, view.device, view.point]);
 
+/** What lies outside the calendar is shown as it is: a wrong stamp of one device must not stop the page. */
+function utc(ms) {
+  const moment = new Date(ms);
+  return Number.isNaN(moment.getTime()) ? `${ms} ms` : moment.toISOString();
+}
+
 function ago(ms) {
   const s = Math.round((Date.now() + skewMs - ms) / 1000);
-  if (s < 0) return new Date(ms).toISOString().slice(0, 19).replace("T", " ");
+  if (s < 0) return utc(ms).slice(0, 19).replace("T", " ");
   if (s < 2) return "now";
   if (s < 120) return `${s} s ago`;
   if (s < 7200) return `${Math.round(s / 60)} min ago`;
   if (s < 172800) return `${Math.round(s / 3600)} h ago`;
-  return new Date(ms).toISOString().slice(0, 10);
+  return utc(ms).slice(0, 10);
 }
 
 // ── values ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -78,7 +84,7 @@ function paint(entry, fresh) {
   const [kind, reason] = view.status.split(":");
   row.number.textContent = view.text === "" ? "–" : view.text;
   row.unit.textContent = view.unit;
-  row.value.title = `${view.text} ${view.unit}, acquired ${new Date(view.ts_ms).toISOString()}`;
+  row.value.title = `${view.text} ${view.unit}, acquired ${utc(view.ts_ms)}`;
   row.value.className = view.text.length > 12 ? "value long" : "value";
   row.tr.className = `quality-${kind}${fresh ? " fresh" : ""}`;
   row.reason = kind === "good" ? "" : `${kind}: ${(reason || "").replaceAll("_", " ")}`;

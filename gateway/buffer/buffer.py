@@ -104,7 +104,8 @@ class Buffer:
                 (ring, found), problem = open_ring(runtime / "flight.ring", settings.ring_size), ""
             except StoreError as error:
                 problem = str(error)
-        buffer = cls(settings, Store(settings, folder), clock, executor or ThreadPoolExecutor(1, "buffer-store"), ring)
+        store = Store(settings, folder, ring.name if ring is not None else b"")
+        buffer = cls(settings, store, clock, executor or ThreadPoolExecutor(1, "buffer-store"), ring)
         if problem:
             log.warning("%s: each reading is committed at once, or it would die with this process", problem)
             buffer._ring_problem = problem
@@ -114,6 +115,8 @@ class Buffer:
     async def _recover(self, found: Sequence[Found]) -> None:
         covered = await self._committer.open()
         recovered = sort_out(found, covered)
+        if self._committer.store.ring_is_behind:
+            recovered = recovered.behind()
         damaged = recovered.damaged or (self._ring is not None and self._ring.damaged)
         self._shelf.recover(recovered, sound=self._committer.whole and not damaged)
         self._shelf.begin()

@@ -246,6 +246,7 @@ class Committer:
             ),
             expiry=expiry,
             sinks={stream.name: dict(stream.marks) for stream in streams if stream.marks_due},
+            proved={stream.name: stream.proved for stream in on_disk if stream.proved_due},
             ring=self._shelf.flights.name,
             covered={held.record.lane: held.grounded[-1].number for held in helds if held.grounded},
             reported=self._reported(helds),
@@ -275,6 +276,8 @@ class Committer:
             if stream.disk is not None:
                 stream.marks_on_disk = dict(marks)
                 stream.ackers = dict.fromkeys(marks) | stream.ackers
+        for name, number in work.proved.items():
+            self._shelf.streams[name].proved_on_disk = number
         if work.reported:
             self._report = None
         for held in helds:

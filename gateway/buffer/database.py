@@ -169,7 +169,7 @@ def _salvage_stream(
     old: sqlite3.Connection, fresh: sqlite3.Connection, key: int, columns: list[Any], corrupt: bool
 ) -> bool:
     name, lane, boot = from_stream(columns[:3])
-    sinks = columns[3] if len(columns) > 3 and not corrupt else None
+    sinks, proved, *_ = [None, None] if corrupt else [*columns[3:], None, None]
     last, whole, torn = 0, True, corrupt
     for row in rows(old, key):
         try:
@@ -184,8 +184,8 @@ def _salvage_stream(
             continue
         if last == 0:
             fresh.execute(
-                "INSERT OR IGNORE INTO stream (key, id, lane, boot, sinks) VALUES (?,?,?,?,?)",
-                (key, *to_stream(name, lane, boot), sinks),
+                "INSERT OR IGNORE INTO stream (key, id, lane, boot, sinks, proved) VALUES (?,?,?,?,?,?)",
+                (key, *to_stream(name, lane, boot), sinks, proved),
             )
         elif seq > last + 1 and torn:
             hole: Stored = gap_record(name, lane, last + 1, seq - 1, GapBody(GapReason.CORRUPT), stored.at_ms, None)

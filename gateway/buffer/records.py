@@ -24,10 +24,12 @@ from gateway.buffer.schema import (
     Disk,
     Loss,
     Stored,
+    from_proved,
     from_row,
     from_sinks,
     from_stream,
     row_id,
+    to_proved,
     to_row,
     to_sinks,
     to_stream,
@@ -71,18 +73,22 @@ class Records:
         self.disks: dict[str, Disk] = {}
         """Oldest first."""
         self.origins: list[tuple[str, int, tuple[Origin, ...]]] = []
-        """Stream, number and origins of the rows that had some when the store was opened."""
+        """Stream, number and origins of the rows that had some when the store was opened, and may come again."""
         self.losses: list[Loss] = []
         self.sinks: dict[str, dict[str, int]] = {}
         """Who had acked how much of each stream when the store was opened."""
+        self.proved: dict[str, int] = {}
+        """Up to which number of each stream no message could come again then."""
         for table, column in (("stream", b"key"), ("record", b"id")):
             _, name, kind, _, _, primary = db.execute(f"PRAGMA table_info({table})").fetchone() or (None,) * 6
             if (name, kind, primary) != (column, b"INTEGER", 1):  # a flipped bit, and numbers are anything
                 raise CorruptError(f"table {table} is not as it was made")
-        for key, *columns, sinks in db.execute("SELECT key, id, lane, boot, sinks FROM stream ORDER BY key"):
+        asked = "SELECT key, id, lane, boot, sinks, proved FROM stream ORDER BY key"
+        for key, *columns, sinks, proved in db.execute(asked):
             name, lane, boot = from_stream(columns)
             self._keys[name] = key
             self.sinks[name] = from_sinks(sinks)
+            self.proved[name] = from_proved(proved)
             self.disks[name] = Disk(lane, boot, 0, 0, 0, 0, 0)
         self._next_key = max(self._keys.values(), default=0) + 1
         self._survey()
@@ -99,7 +105,7 @@ class Records:
             self.disks[name] = self.disks[name]._replace(rows=rows, bytes=size)
         for (number,) in self._db.execute("SELECT id FROM record WHERE origins IS NOT NULL").fetchall():
             found = names.get(number >> SEQ_BITS)
-            if found is not None:
+            if found is not None and number & SEQ_MASK > self.proved[found]:
                 for stored in self.read(found, number & SEQ_MASK, 1):
                     if stored.record.origins:
                         self.origins.append((found, stored.record.seq, stored.record.origins))
@@ -163,6 +169,12 @@ class Records:
         for name, marks in sinks.items():
             if name in self._keys:
                 self._db.execute("UPDATE stream SET sinks = ? WHERE key = ?", (to_sinks(marks), self._keys[name]))
+
+    def note_proved(self, proved: Mapping[str, int]) -> None:
+        """Up to here no message of these streams can come again."""
+        for name, number in proved.items():
+            if name in self._keys:
+                self._db.execute("UPDATE stream SET proved = ? WHERE key = ?", (to_proved(number), self._keys[name]))
 
     def rows(self, records: Sequence[Stored], boot: str) -> list[tuple[Any, ...]]:
         """Records as rows; streams that are new get a key."""

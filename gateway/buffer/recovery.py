@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from gateway.buffer.entries import (
     ACKER,
     ORIGINS,
@@ -47,6 +49,26 @@ class Recovered(NamedTuple):
     useless: Sequence[Entry]
     damaged: int
     """Entries that have a good checksum and make no sense: another version wrote them."""
+
+    def behind(self) -> Recovered:
+        """A process that did not have this ring came after it: what it says of sources need not be so any more.
+
+        The broker may use a number again, even for an equal message, and what is known by mistake would be lost.
+        """
+        gone = [entry for entry, _ in self.origins] + list(self.sessions.values())
+        return self._replace(
+            records=[
+                (entry, [Flown(msgspec.structs.replace(record, origins=()), at_ms) for record, at_ms in flown])
+                for entry, flown in self.records
+            ],
+            loose=[
+                each._replace(rows=[msgspec.structs.replace(row, origin=None) for row in each.rows])
+                for each in self.loose
+            ],
+            origins=(),
+            sessions={},
+            useless=[*self.useless, *gone],
+        )
 
 
 def sort_out(found: Sequence[Found], stored: Mapping[Lane, int]) -> Recovered:

@@ -53,6 +53,8 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
     ),
     # who has acked something of the stream, and how far; NULL: nobody that was written down
     ("ALTER TABLE stream ADD COLUMN sinks BLOB",),
+    # up to which number no message can come again, though its row still names it; NULL: nothing is proved
+    ("ALTER TABLE stream ADD COLUMN proved BLOB",),
 )
 """Forward only: `PRAGMA user_version` counts how many have been applied."""
 
@@ -63,6 +65,7 @@ INSERT: Final = f"INSERT OR REPLACE INTO record ({COLUMNS}) VALUES (?,?,?,?,?,?,
 
 _IDENTITY = struct.Struct("<16sqqqqqqq")
 _SINKS = struct.Struct("<I")
+_PROVED = struct.Struct("<QI")
 _MIN_PACKED = 256
 LANES: Final = (Lane.ALARM, Lane.LIVE)
 
@@ -169,3 +172,16 @@ def from_sinks(column: object) -> dict[str, int]:
     if not isinstance(column, bytes) or column[: _SINKS.size] != _SINKS.pack(zlib.crc32(column[_SINKS.size :])):
         return {}
     return msgspec.json.decode(column[_SINKS.size :], type=dict[str, int])
+
+
+def to_proved(number: int) -> bytes:
+    """With a checksum: a message that is wrongly taken for one that cannot come again would be there twice."""
+    return _PROVED.pack(number, zlib.crc32(number.to_bytes(8, "little")))
+
+
+def from_proved(column: object) -> int:
+    """0 when the column is empty or damaged: then every message may come again."""
+    if not isinstance(column, bytes) or len(column) != _PROVED.size:
+        return 0
+    number = int.from_bytes(column[:8], "little")
+    return number if column == to_proved(number) else 0

@@ -267,6 +267,7 @@ class Shelf:
             stream = self.streams.get(home.row[0])
             if stream is not None and stream.pins.get(home.row[1]) is home:
                 del stream.pins[home.row[1]]
+                stream.unpinned = max(stream.unpinned, home.row[1])
                 self._trim(stream)
         home.entry = home.row = None
 
@@ -345,8 +346,14 @@ class Shelf:
         self.streams = older | self.streams
         if opened.damaged:
             self._doubt()
+        for name, number in opened.proved.items():
+            stream = self.streams[name]
+            stream.proved_on_disk = number
+            stream.unpinned = max(stream.unpinned, number)
         newer = self.ledger.packets()
         for name, seq, origins in opened.origins:
+            if seq <= self.streams[name].proved:
+                continue
             valid = [origin for origin in origins if (origin.session, origin.packet_id) not in newer]
             if valid:
                 home = Home()

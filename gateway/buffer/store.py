@@ -47,6 +47,8 @@ from gateway.errors import StoreError
 from gateway.model import GapReason, Lane, Origin
 
 _CHECKPOINT_BYTES: Final = 2 << 20
+_RING_NAME: Final = 16
+"""Digits."""
 _VACUUM_BYTES: Final = 1 << 20
 """Given back at once; a commit shall not take long."""
 
@@ -66,6 +68,8 @@ class Work(msgspec.Struct, frozen=True):
     expiry: Mapping[Lane, Expiry] = msgspec.field(default_factory=dict)
     sinks: Mapping[str, Mapping[str, int]] = msgspec.field(default_factory=dict)
     """Streams, and who has acked how much of them, where that is to be written down."""
+    proved: Mapping[str, int] = msgspec.field(default_factory=dict)
+    """Streams, and up to which number no message of theirs can come again, where that is to be written down."""
     ring: bytes = b""
     covered: Mapping[Lane, int] = msgspec.field(default_factory=dict)
     """Rows of a lane up to this entry of that ring are in `records`, and the ring does not know it."""
@@ -95,16 +99,24 @@ class Opened(NamedTuple):
     """(Ring, lane) → entry number up to which its rows are in the store."""
     sinks: Mapping[str, Mapping[str, int]]
     """Stream → sink → mark, as written down."""
+    proved: Mapping[str, int]
+    """Stream → up to which number no message can come again."""
     damaged: bool
     """A file was set aside; what is missing is not all known, and no gap says so yet."""
 
 
 class Store:
-    """Holds the one connection. `open` first; after a StoreError of `open` it may be tried again."""
+    """Holds the one connection. `open` first; after a StoreError of `open` it may be tried again.
 
-    def __init__(self, settings: BufferSettings, folder: Path) -> None:
+    `ring` names the flight ring of this process; empty: it has none.
+    """
+
+    def __init__(self, settings: BufferSettings, folder: Path, ring: bytes = b"") -> None:
         self._settings = settings
         self._folder = folder
+        self._ring = ring
+        self.ring_is_behind = False
+        """A process without this ring had the store since the ring was in use: known once the folder is taken."""
         self._files = Files(folder)
         self._db: sqlite3.Connection | None = None
         self._records: Records | None = None
@@ -173,6 +185,18 @@ class Store:
                 os.close(descriptor)
                 raise
             self._lock = descriptor
+            self._note_ring(descriptor)
+
+    def _note_ring(self, lock: int) -> None:
+        """The ring's name, in the file of the lock. Not synced: a ring does not outlive the power either."""
+        name = (self._ring.hex() or "none").ljust(_RING_NAME).encode()
+        try:
+            before = os.pread(lock, len(name), 0)
+            self.ring_is_behind = before not in (b"", name)
+            if before != name:
+                os.pwrite(lock, name, 0)  # in place: a full disk takes it but for the very first time
+        except OSError:
+            pass  # at worst later processes ask once more than they must what a source may send again
 
     def _opened(self) -> tuple[sqlite3.Connection, Records]:
         if self._db is None or self._records is None:
@@ -208,7 +232,8 @@ class Store:
             self._told = dict(records.disks)
             self._unreported = unreported(db)
             losses = records.take_losses()
-            return Opened(self._told, records.origins, losses, records.covered(), records.sinks, self._unreported)
+            known = (records.covered(), records.sinks, records.proved)
+            return Opened(self._told, records.origins, losses, *known, self._unreported)
 
     def _copy_log(self) -> None:
         try:
@@ -268,6 +293,7 @@ class Store:
                         records.give_up(work.limits, name, GapReason.EXPIRED, expiry=work.expiry[disk.lane])
                 unpinned = self._insert(records, work)
                 records.note_sinks(work.sinks)
+                records.note_proved(work.proved)
                 records.cover(work.ring, work.covered)
                 records.drop_empty(work.keep)
                 if self._unreported and work.reported:

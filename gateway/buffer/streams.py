@@ -116,6 +116,9 @@ class Stream:
         self.kept: dict[int, Record] = {}
         self.pins: dict[int, Home] = {}
         """Rows on disk whose origins are not forgotten."""
+        self.unpinned = 0
+        """The highest number of a row on disk whose origins are forgotten."""
+        self.proved_on_disk = 0
         self.disk: Disk | None = None
 
     def insert(self, held: Held) -> None:
@@ -153,6 +156,15 @@ class Stream:
         """Whether the marks on disk must follow. Of a stream that one sink alone has acked, the holes tell the mark."""
         marks, stored = self.marks, self.marks_on_disk
         return marks.keys() != stored.keys() or (len(marks) > 1 and marks != stored)
+
+    @property
+    def proved(self) -> int:
+        """Up to here no message can come again, though rows on disk still name it."""
+        return min([self.unpinned, *(seq - 1 for seq in self.pins)])
+
+    @property
+    def proved_due(self) -> bool:
+        return self.unpinned > self.proved_on_disk and self.proved > self.proved_on_disk
 
     def meet(self, sink: str) -> None:
         """A sink acks something here. Servers that call themselves by a new name each time fill no memory."""

@@ -7,6 +7,9 @@ import random
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from gateway.model import Lane
 from gateway.testing.loop import run
 from tests.buffer.world import Machine, Sink, deliver, origin, row
 
@@ -102,6 +105,93 @@ def test_rows_that_had_to_go_for_want_of_room_take_the_certainty_of_later_proces
         assert buffer.ledger.whole(SESSION), "this process remembers all of them"
         buffer = await machine.kill()
         assert not buffer.ledger.whole(SESSION)
+        await machine.stop()
+
+    run(main())
+
+
+@pytest.mark.parametrize("end", ["order", "kill", "cut"])
+def test_what_is_proved_stays_forgotten_although_its_row_waits_for_the_sink(tmp_path: Path, end: str) -> None:
+    """Its number may be in use again, even for an equal message, and that one is not to be taken for it."""
+
+    async def main() -> None:
+        machine = Machine(tmp_path)
+        buffer = await proved(machine)
+        for number in range(1, 7):
+            await buffer.append([row(number, origin=origin(number))], lambda: None)
+            await asyncio.sleep(1)  # each in a record of its own, on disk
+        buffer.ledger.forget([origin(2), origin(1), origin(3), origin(5)])
+        await buffer.append([row(7)])  # what is proved goes to disk with the next commit
+        await asyncio.sleep(1)
+        if end == "order":
+            await buffer.drain()
+            await machine.stop()
+            buffer = await machine.start()
+        else:
+            buffer = await (machine.kill() if end == "kill" else machine.cut())
+        assert [n for n in range(1, 7) if buffer.ledger.seen(origin(n))] == [4, 5, 6], "4 holds 5 up: better twice"
+        assert all(buffer.ledger.settled(origin(n)) for n in (4, 5, 6))
+        buffer.ledger.forget([origin(n) for n in (4, 5, 6)])
+        await buffer.drain()
+        await buffer.append([row(8)])
+        await buffer.drain()
+        buffer = await machine.kill()
+        assert not any(buffer.ledger.seen(origin(n)) for n in range(1, 7))
+        sink = Sink()
+        await deliver(buffer, sink)
+        assert sorted(sink.numbers) == list(range(1, 9))
+        await machine.stop()
+
+    run(main())
+
+
+def test_what_is_proved_is_known_after_a_rescue_too(tmp_path: Path) -> None:
+    async def main() -> None:
+        machine = Machine(tmp_path)
+        buffer = await proved(machine)
+        await buffer.append([row(1, origin=origin(1))], lambda: None)
+        await asyncio.sleep(1)
+        buffer.ledger.forget([origin(1)])
+        await buffer.append([row(2, origin=origin(2))], lambda: None)
+        await asyncio.sleep(1)
+        buffer._shelf.adopt(buffer._committer.store.rescue(corrupt=False))
+        assert not buffer.ledger.seen(origin(1))
+        assert buffer.ledger.settled(origin(2))
+        buffer = await machine.kill()
+        assert not buffer.ledger.seen(origin(1))
+        assert buffer.ledger.settled(origin(2))
+        await machine.stop()
+
+    run(main())
+
+
+def test_a_ring_that_was_left_out_for_one_process_is_not_believed_about_sources(tmp_path: Path) -> None:
+    """What was in it is delivered all the same, once."""
+
+    async def main() -> None:
+        machine = Machine(tmp_path)
+        buffer = await proved(machine)
+        buffer.online(True)
+        await buffer.append([row(1, origin=origin(1))], lambda: None)
+        sink = Sink()
+        await deliver(buffer, sink)
+        await buffer.append([row(2, origin=origin(2)), row(3)], lambda: None)
+        buffer.close(Lane.LIVE)  # in the ring, neither acked nor on disk
+        await buffer.append([row(4, origin=origin(4)), row(5)], lambda: None)  # in the ring, in no record
+        machine.ring = False
+        buffer = await machine.kill()
+        assert not buffer.ledger.seen(origin(1))
+        await machine.kill()
+        machine.ring = True
+        buffer = await machine.kill()
+        assert not buffer.ledger.whole(SESSION)
+        assert not any(buffer.ledger.seen(origin(number)) for number in (1, 2, 4))
+        buffer.ledger.keep_only(SESSION, ())
+        await buffer.append([row(6, origin=origin(1))], lambda: None)
+        buffer = await machine.kill()
+        assert buffer.ledger.whole(SESSION), "from here on it is the ring of every process again"
+        await deliver(buffer, sink)
+        assert sorted(sink.numbers) == [1, 2, 3, 4, 5]
         await machine.stop()
 
     run(main())

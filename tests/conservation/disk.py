@@ -99,12 +99,17 @@ class Mood(Enum):
 class _Rows:
     """One stream."""
 
-    __slots__ = ("boot", "lane", "rows", "sinks")
+    __slots__ = ("boot", "lane", "proved", "rows", "sinks")
 
     def __init__(
-        self, lane: Lane, boot: str, rows: dict[int, tuple[Any, ...]], sinks: Mapping[str, int] | None = None
+        self,
+        lane: Lane,
+        boot: str,
+        rows: dict[int, tuple[Any, ...]],
+        sinks: Mapping[str, int] | None = None,
+        proved: int = 0,
     ) -> None:
-        self.lane, self.boot, self.rows, self.sinks = lane, boot, rows, dict(sinks or {})
+        self.lane, self.boot, self.rows, self.sinks, self.proved = lane, boot, rows, dict(sinks or {}), proved
 
 
 class State(NamedTuple):
@@ -123,6 +128,8 @@ class Platter:
         self.covered: dict[Lane, tuple[bytes, int]] = {}
         self.unreported = False
         """A rescue could not save all, and no gap says so yet."""
+        self.ring = b""
+        """Of the process that used it last."""
         self.mood = Mood.WORKS
         self.broken = False
         self.repaired = 0
@@ -131,7 +138,8 @@ class Platter:
 
     def copy(self) -> State:
         streams = {
-            name: _Rows(each.lane, each.boot, dict(each.rows), dict(each.sinks)) for name, each in self.streams.items()
+            name: _Rows(each.lane, each.boot, dict(each.rows), dict(each.sinks), each.proved)
+            for name, each in self.streams.items()
         }
         return State(streams, dict(self.covered), self.unreported)
 
@@ -165,9 +173,11 @@ class Platter:
 class ModelStore:
     """Fits `Store`. See the module."""
 
-    def __init__(self, settings: BufferSettings, folder: Path, platter: Platter) -> None:
+    def __init__(self, settings: BufferSettings, folder: Path, platter: Platter, ring: bytes = b"") -> None:
         self._settings = settings
         self._platter = platter
+        self._ring = ring or b"none"
+        self.ring_is_behind = False
         self._is_open = False
         self._losses: list[Loss] = []
         self._told: dict[str, Disk] = {}
@@ -179,6 +189,8 @@ class ModelStore:
     def open(self) -> Opened:
         if self._platter.mood is Mood.DEAD:
             raise StoreError("the disk is dead")
+        self.ring_is_behind = self._platter.ring not in (b"", self._ring)
+        self._platter.ring = self._ring
         if self._platter.broken:
             return self.rescue(corrupt=True)
         return self._load()
@@ -213,7 +225,7 @@ class ModelStore:
             last, torn = stored.record.upto, corrupt
         each.rows = saved
         if corrupt:
-            each.sinks = {}
+            each.sinks, each.proved = {}, 0
         if not saved:
             del self._platter.streams[name]
         return whole
@@ -227,7 +239,7 @@ class ModelStore:
         origins = []
         for name, each in self._platter.streams.items():
             for seq in sorted(each.rows):
-                if each.rows[seq][_ORIGINS] is not None:
+                if each.rows[seq][_ORIGINS] is not None and seq > each.proved:
                     for stored in self._read(name, seq, 1):
                         if stored.record.origins:
                             origins.append((name, stored.record.seq, stored.record.origins))
@@ -237,7 +249,8 @@ class ModelStore:
         covered = {(ring, lane): number for lane, (ring, number) in self._platter.covered.items()}
         sinks = {name: dict(each.sinks) for name, each in self._platter.streams.items()}
         self._told = self._disks()
-        return Opened(self._told, origins, self._take_losses(), covered, sinks, self._platter.unreported)
+        proved = {name: each.proved for name, each in self._platter.streams.items()}
+        return Opened(self._told, origins, self._take_losses(), covered, sinks, proved, self._platter.unreported)
 
     def _check(self, *, writes: bool) -> None:
         if not self._is_open:
@@ -280,6 +293,9 @@ class ModelStore:
             for name, marks in work.sinks.items():
                 if name in self._platter.streams:
                     self._platter.streams[name].sinks = dict(marks)
+            for name, number in work.proved.items():
+                if name in self._platter.streams:
+                    self._platter.streams[name].proved = number
             for lane, number in work.covered.items():
                 self._platter.covered[lane] = (work.ring, number)
             for name in [n for n, each in self._platter.streams.items() if not each.rows and n not in work.keep]:

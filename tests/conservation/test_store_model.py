@@ -44,6 +44,7 @@ class Pair:
         self.next: dict[str, int] = {}
         self.lanes: dict[str, Lane] = {}
         self.walked: Counter[str] = Counter()
+        self.aside = random.Random(1)  # so that what the other dice show stays as it was
         self.real, self.model = Store(self.settings, folder), ModelStore(self.settings, folder, self.platter)
 
     def both(self, name: str, *args: Any, **kwargs: Any) -> Any:
@@ -138,6 +139,8 @@ class Pair:
         before = dice.randrange(5_000)
         expiry = {lane: Expiry(self.boot, before, before) for lane in Lane if dice.random() < 0.1}
         sinks = {name: {"sink": dice.randint(1, 9)} for name in self.next if dice.random() < 0.1}
+        aside = self.aside
+        proved = {name: aside.randint(1, after) for name, after in self.next.items() if aside.random() < 0.1}
         covered = {dice.choice(list(Lane)): dice.randrange(99)} if dice.random() < 0.1 else {}
         keep = frozenset(name for name in self.next if dice.random() < 0.3)
         work = Work(
@@ -147,6 +150,7 @@ class Pair:
             limits=self.limits(),
             expiry=expiry,
             sinks=sinks,
+            proved=proved,
             ring=b"ring" * 2,
             covered=covered,
             reported=dice.random() < 0.3,

@@ -138,7 +138,7 @@ class World:
             put(mock.patch.object(session, "open_link", self.open_link))
             put(mock.patch.object(buffer_module, "open_ring", lambda _, size: self._open_ring(size)))
             if not self.plan.real_store:
-                make = lambda settings, folder: ModelStore(settings, folder, self.platter)  # noqa: E731
+                make = lambda settings, folder, ring: ModelStore(settings, folder, self.platter, ring)  # noqa: E731
                 put(mock.patch.object(buffer_module, "Store", make))
             dice = random.Random(self.dice.random())  # ids are of the seed too
             put(mock.patch.object(secrets, "token_hex", lambda n=16: f"{dice.getrandbits(8 * n):0{2 * n}x}"))

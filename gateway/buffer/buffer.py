@@ -70,6 +70,8 @@ class Buffer:
         self._online = False
         self._close_all = False
         self._moving = asyncio.Lock()
+        self._moves: set[asyncio.Task[None]] = set()
+        """Of distrusted streams, to others."""
         self._wake: Callable[[], None] = _nobody
         self._accepted_rows = 0
 
@@ -141,6 +143,7 @@ class Buffer:
 
     async def drain(self) -> None:
         """Ends the open streams and commits everything; what is appended later goes to new streams."""
+        await asyncio.gather(*self._moves, return_exceptions=True)
         for lane in Lane:
             self.seal(lane)
         await self._committer.commit()
@@ -284,13 +287,13 @@ class Buffer:
             self._shelf.ack(sink, found, seq)
             self._committer.release_waiters()
 
-    async def fill(self, sink: str, stream: str, first: int, last: int) -> None:
+    async def fill(self, sink: str, stream: str, lane: Lane, first: int, last: int) -> None:
         """See `Outbox`. What is held is never covered, whatever is asked. Raises StoreError: that is not known yet."""
         found = self._shelf.streams.get(stream)
-        if found is None:
-            return
-        if not found.ours and not self._committer.opened:
+        if (found is None or not found.ours) and not self._committer.opened:
             raise StoreError("what the store holds of this stream will be known when it can be opened")
+        if found is None:
+            found = self._shelf.older_stream(stream, lane)
         held, _ = found.in_memory(first, grounded=True)
         if found.disk is not None and found.disk.last >= first:
             held |= {each.record.seq: each.record for each in await self._committer.read(stream, first, 1)}
@@ -310,6 +313,17 @@ class Buffer:
         if found is None or not found.ours:
             return
         log.warning("the sink knows more of stream %s than was ever sent: is this machine a copy?", stream)
+        move = asyncio.create_task(self._give_away(stream, found), name="distrusted stream")
+        self._moves.add(move)
+        move.add_done_callback(self._moved)
+        await asyncio.shield(move)  # whoever found it out may end before the disk is done
+
+    def _moved(self, move: asyncio.Task[None]) -> None:
+        self._moves.discard(move)
+        if not move.cancelled():
+            move.exception()  # who waited for it has it; else the next session finds out again
+
+    async def _give_away(self, stream: str, found: Stream) -> None:
         async with self._moving:  # each session may find it out
             if not found.sealed:
                 self.close(found.lane)

@@ -61,6 +61,11 @@ class Shelf:
         self.streams[stream.name] = stream
         return stream
 
+    def older_stream(self, name: str, lane: Lane) -> Stream:
+        """One that has ended, and of which nothing is known yet, or any more."""
+        stream = self.streams[name] = Stream(name, lane, self.clock_state.boot, sealed=True)
+        return stream
+
     def begin(self) -> None:
         """Opens the first streams of this process, once the older ones are known."""
         self.current = {lane: self.new_stream(lane) for lane in Lane}
@@ -173,10 +178,11 @@ class Shelf:
             self._add_gap(stream, first, middle, GapBody(GapReason.STORED_ELSEWHERE, 0))
         if middle < last:
             # of our own stream, what nobody acked was lost with a part of the store
-            lost = stream.ours and middle >= stream.mark
+            lost = stream.ours and middle >= stream.acked
             body = GapBody(GapReason.CORRUPT if lost else GapReason.UNSENT)
             self._add_gap(stream, middle + 1, last, body)
             self.count(Loss(body.reason, None))
+        stream.mark = min(stream.mark, first - 1)  # or the gaps would go from the disk before they are sent
 
     def _add_gap(self, stream: Stream, first: int, last: int, body: GapBody) -> None:
         stored = gap_record(stream.name, stream.lane, first, last, body, self.boot_ms(), None)
@@ -217,6 +223,7 @@ class Shelf:
         stream.marks[sink] = max(stream.marks.get(sink, 0), seq)
         if seq > stream.mark:
             stream.mark = seq
+            stream.acked = max(stream.acked, seq)
             self._trim(stream)
         acked = []
         for held in stream.fresh.values():
@@ -390,8 +397,7 @@ class Shelf:
             for record, at_ms in flown:
                 stream = self.streams.get(record.stream)
                 if stream is None:
-                    stream = Stream(record.stream, record.lane, self.clock_state.boot, sealed=True)
-                    self.streams[record.stream] = stream
+                    stream = self.older_stream(record.stream, record.lane)
                 held = Held(record, at_ms, batching.utc(at_ms, self.clock_state), now)
                 held.flight = flight
                 if record.origins:

@@ -97,7 +97,9 @@ class Stream:
         """This process opened it."""
         self.next = 1
         self.mark = 0
-        """Acked up to here by any sink."""
+        """Acked up to here by any sink, and not lost by it since."""
+        self.acked = 0
+        """Acked up to here by any sink at any time."""
         self.marks: dict[str, int] = {}
         """By sink; of a stream that an earlier process opened, they may be too low."""
         self.marks_on_disk: dict[str, int] = {}
@@ -189,7 +191,7 @@ class Stream:
         """Records in memory from `seq` on, and the number before which all may be handed out; see `end`."""
         end = self.end(grounded=grounded)
         records: dict[int, Record] = {}
-        if seq <= self.mark:  # what is kept is acked, and there may be thousands of them
+        if seq <= self.acked:  # what is kept is acked, and there may be thousands of them
             records = {number: record for number, record in self.kept.items() if record.upto >= seq}
         for number, held in self.fresh.items():
             if number >= end:

@@ -15,7 +15,7 @@ What holds, whatever the server sends:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from typing import Final
 
 import msgspec
@@ -85,7 +85,6 @@ class ClientSession:
         self._offered: tuple[StreamOffer, ...] = ()
         self._known_before: dict[tuple[str, str], int] = {}
         self._places: dict[str, Place] = {}
-        self._filled: Fill | None = None
         self._blocked = False
         """The next record does not fit into what is left of the window."""
         self._allowance = Allowance()
@@ -188,9 +187,11 @@ class ClientSession:
             self._manifest.learn(offers)
         gone = self._places.keys() - {offer.stream for offer in offers}
         for stream in gone:
-            done = self._places[stream]
-            done.next = done.at  # all of it is acked, by way of whatever session
-            if not done.flights:
+            left = self._places[stream]
+            if self._manifest.trusted(stream) and self._manifest.acked_by_any(stream) < left.next - 1:
+                continue  # this sink lost it, and more streams wait than are offered
+            left.next = left.at  # all of it is acked, by way of whatever session
+            if not left.flights:
                 del self._places[stream]
         for offer in offers:
             place = self._places.get(offer.stream)
@@ -206,13 +207,20 @@ class ClientSession:
             return False
         return not any(p.flights or p.at < p.next for p in self._places.values() if p.lane is lane and not p.sealed)
 
-    def want(self, readings: bool = True, backlog: bool = True) -> Fetch | None:
+    @property
+    def streams(self) -> Collection[str]:
+        """Those that this session is at."""
+        return self._places.keys()
+
+    def want(self, readings: bool = True, backlog: bool = True, but: Set[str] = frozenset()) -> Fetch | None:
         """The next records to send, as far as the window goes: alarms, then new readings, with a share for old ones.
-        Without `readings` alarms only; without `backlog` what is sealed waits.
+        Without `readings` alarms only; without `backlog` what is sealed waits; of the streams in `but` nothing.
         """
         if not self._sending or not self._allowance.window.batches:
             return None
-        behind = [place for place in self._places.values() if place.at < place.next]
+        for stream in but & self._places.keys():
+            self._places[stream].filled = 0  # it may be asked for again: the buffer could not
+        behind = [place for place in self._places.values() if place.at < place.next and place.stream not in but]
         alarm = next((place for place in behind if place.lane is Lane.ALARM), None)
         if alarm is not None:
             return self._fetch(alarm, self._room(ALARM_EXTRA))
@@ -257,7 +265,7 @@ class ClientSession:
             known = self._manifest.mark(self.sink, place.stream) or 0
             place.at = max(place.at, min(known, hole) + 1)
             if hole >= place.at:
-                return self._fill(Fill(place.stream, place.at, hole))
+                return self._fill(place, hole)
         outputs: list[Output] = []
         flying, size = self._flying()
         for record in records[: fetch.max_records]:
@@ -280,11 +288,11 @@ class ClientSession:
             outputs.insert(0, Hold(place.stream, place.at - 1))
         return outputs
 
-    def _fill(self, fill: Fill) -> list[Output]:
-        if fill == self._filled:
-            raise LocalProtocolError(f"the buffer has no record of {fill.first}..{fill.last} of {fill.stream}")
-        self._filled = fill
-        return [fill]
+    def _fill(self, place: Place, hole: int) -> list[Output]:
+        if place.filled == place.at:
+            raise LocalProtocolError(f"the buffer has no record of {place.at}..{hole} of {place.stream}")
+        place.filled = place.at
+        return [Fill(place.stream, place.lane, place.at, hole)]
 
     def results(self, results: Iterable[Result]) -> list[Output]:
         """Sends what was not sent on this session yet [K5]. `results`: all that wait for their ack."""
@@ -375,7 +383,7 @@ class ClientSession:
         if nack.expected <= place.acked:
             place.acked = nack.expected - 1
             self._manifest.went_back(self.sink, nack.stream, nack.expected - 1)
-        self._filled = None
+        place.filled = 0
         self._blocked = False
         self._watch.progress(now)
         return [Hold(nack.stream, place.at - 1 if place.flights else 0)]

@@ -64,6 +64,10 @@ class Manifest:
         """The highest mark at any other sink."""
         return max((mark for other, mark in self._marks.get(stream, {}).items() if other != sink), default=0)
 
+    def acked_by_any(self, stream: str) -> int:
+        """The highest mark at any sink."""
+        return max(self._marks.get(stream, {}).values(), default=0)
+
     def acked_elsewhere(self, sink: str, stream: str) -> bool:
         return any(mark for other, mark in self._marks.get(stream, {}).items() if other != sink)
 
@@ -88,7 +92,7 @@ class Flight(NamedTuple):
 class Place:
     """Where this session is in one stream."""
 
-    __slots__ = ("acked", "at", "bytes", "flights", "lane", "nacks", "next", "sealed", "sent", "stream")
+    __slots__ = ("acked", "at", "bytes", "filled", "flights", "lane", "nacks", "next", "sealed", "sent", "stream")
 
     def __init__(self, offer: StreamOffer, at: int) -> None:
         self.stream = offer.stream
@@ -103,6 +107,8 @@ class Place:
         """Highest number sent on this session."""
         self.flights: deque[Flight] = deque()
         self.bytes = 0
+        self.filled = 0
+        """A gap was asked for from here on: the buffer that does not put it there is asked once."""
         self.nacks: dict[int, int] = {}
         """Expected number → how often it was asked for since the last ack."""
 

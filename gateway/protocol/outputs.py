@@ -26,6 +26,7 @@ class Fill(NamedTuple):
     """The sink misses first..last and nobody holds them: have a gap put there, then ask `want` again."""
 
     stream: str
+    lane: Lane
     first: int
     last: int
 

@@ -25,7 +25,7 @@ Nothing is known of what the peer has stored, so what was not acked is sent agai
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 
@@ -140,11 +140,16 @@ class PlainSession:
         places = self._places.values()
         return self._sending and not any(p.flights or p.at < p.next for p in places if p.lane is lane and not p.sealed)
 
-    def want(self, readings: bool = True, backlog: bool = True) -> Fetch | None:
+    @property
+    def streams(self) -> Collection[str]:
+        """Those that this session is at."""
+        return self._places.keys()
+
+    def want(self, readings: bool = True, backlog: bool = True, but: Set[str] = frozenset()) -> Fetch | None:
         """The next records to send: alarms, then new readings, with a share for old ones. See `ClientSession.want`."""
         if not self._sending:
             return None
-        behind = [place for place in self._places.values() if place.at < place.next]
+        behind = [place for place in self._places.values() if place.at < place.next and place.stream not in but]
         alarm = next((place for place in behind if place.lane is Lane.ALARM), None)
         if alarm is not None:
             return self._fetch(alarm, self._allowance.room(self.in_flight, 1))

@@ -289,16 +289,16 @@ class Carrier:
                 self._outbox.close(lane)
         if not news:
             self._wake.clear()  # what was closed here is among the offers below: it need not wake us again
-        offers = [offer for offer in self._outbox.offers() if offer.stream not in self._unreadable]
+        offers = self._outbox.offers()
         session.update(offers)
         if self._throttle is None:
-            return session.want(self.readings)
+            return session.want(self.readings, but=self._unreadable)
         self._backlog = {offer.stream for offer in offers if offer.sealed and offer.lane is Lane.LIVE}
         wait_s = self._throttle.wait_s(self._clock.monotonic()) if self._backlog else 0.0
         loop = asyncio.get_running_loop()
         if wait_s and (self._go_on is None or self._go_on.when() <= loop.time()):
             self._go_on = loop.call_later(wait_s, self._wake.set)
-        fetch = session.want(self.readings, not wait_s)
+        fetch = session.want(self.readings, not wait_s, self._unreadable)
         if fetch is not None and fetch.stream in self._backlog:
             return fetch._replace(max_bytes=min(fetch.max_bytes, SIP_BYTES))
         return fetch
@@ -369,8 +369,8 @@ class Carrier:
     async def _perform(self, wanted: Iterable[outputs.Output]) -> None:
         for output in wanted:
             match output:
-                case outputs.Fill(stream, first, last):
-                    await self._outbox.fill(self.session.sink, stream, first, last)
+                case outputs.Fill(stream, lane, first, last):
+                    await self._outbox.fill(self.session.sink, stream, lane, first, last)
                 case outputs.Distrust(stream):
                     _log.error(
                         "%s has more of stream %s than was ever sent: a copy of this gateway lives or lived; "

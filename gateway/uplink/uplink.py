@@ -130,7 +130,8 @@ class Uplink:
                 self._act(self._failover.renewed(index, watch.look(utc_s), now))
             self._act(self._failover.tick(now))
             self._hold_to_budgets(now, utc_s)
-            self._manifest.keep({*self._outbox.holds(), *self._held})
+            at_work = [stream for carrier in self._carriers.values() for stream in carrier.session.streams]
+            self._manifest.keep({*self._outbox.holds(), *self._held, *at_work})
             self._manifest.learn(self._outbox.offers())  # before one is sealed that no session has seen open
             self._changed.clear()  # nothing was awaited above: whatever has set it is in this deadline
             deadline = self._failover.deadline(now)

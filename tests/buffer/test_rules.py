@@ -644,7 +644,7 @@ def test_fill_never_covers_what_is_held(tmp_path: Path) -> None:
             buffer.close(Lane.LIVE)
             if number == 1:
                 await asyncio.sleep(1)
-        await buffer.fill("sink", live(buffer), 1, 4)
+        await buffer.fill("sink", live(buffer), Lane.LIVE, 1, 4)
         sink = Sink()
         await deliver(buffer, sink)
         assert sink.numbers == [0, 1, 2, 3]

@@ -13,7 +13,7 @@ from gateway.buffer import store as store_module
 from gateway.buffer.schema import from_sinks, to_sinks
 from gateway.buffer.streams import SINKS_KNOWN
 from gateway.errors import StoreError
-from gateway.model import GapReason, Lane
+from gateway.model import GapReason, Lane, RecordKind
 from gateway.testing.loop import run
 from tests.buffer.world import Machine, Sink, deliver, row
 
@@ -85,6 +85,49 @@ def test_what_a_restored_sink_itself_had_acked_is_unsent(tmp_path: Path, power: 
         await deliver(buffer, first)
         assert first.numbers == [1, 4, 5]
         assert [gap.reason for gap in first.gaps] == [GapReason.UNSENT]
+        await machine.stop()
+
+    run(main())
+
+
+@pytest.mark.parametrize("ring", [True, False])
+def test_the_gap_for_what_a_restored_sink_lost_stays_until_it_is_acked(tmp_path: Path, ring: bool) -> None:
+    """Without a ring it goes to the disk first, and lies below what was acked there."""
+
+    async def main() -> None:
+        machine, sink = Machine(tmp_path, keep_acked=0), Sink()
+        machine.ring = ring
+        stream = await three_acked_two_not(machine, sink, committed=True)
+        await deliver(machine.buffer, sink)
+        await asyncio.sleep(60)
+        assert sink.restore(stream, 1) == {2, 3, 4, 5}
+        await machine.buffer.fill("sink", stream, Lane.LIVE, 2, 5)
+        await asyncio.sleep(60)
+        found = await machine.buffer.fetch(stream, 2, 1 << 20)
+        assert [(each.kind, each.seq, each.upto) for each in found] == [(RecordKind.GAP, 2, 5)]
+        await deliver(machine.buffer, sink)
+        await asyncio.sleep(60)
+        assert [gap.reason for gap in sink.gaps] == [GapReason.UNSENT]
+        assert machine.buffer.waiting()[0] == 0
+        await machine.stop()
+
+    run(main())
+
+
+def test_a_stream_of_which_nothing_is_held_any_more_can_still_be_filled(tmp_path: Path) -> None:
+    async def main() -> None:
+        machine, sink = Machine(tmp_path, keep_acked=0), Sink()
+        stream = await three_acked_two_not(machine, sink, committed=True)
+        machine.buffer.seal(Lane.LIVE)
+        await deliver(machine.buffer, sink)
+        await asyncio.sleep(60)
+        assert stream not in machine.buffer.holds()
+        assert sink.restore(stream, 3) == {4, 5}
+        await machine.buffer.fill("sink", stream, Lane.LIVE, 4, 6)
+        await machine.kill()  # what is told is told by the next process too
+        await deliver(machine.buffer, sink)
+        assert [gap.reason for gap in sink.gaps] == [GapReason.UNSENT]
+        assert sink.marks[stream] == 6
         await machine.stop()
 
     run(main())
@@ -188,7 +231,7 @@ def test_nothing_is_declared_lost_while_the_store_cannot_be_opened(
             patch.setattr(store_module, "connect", shut)
             buffer = await machine.kill()
             with pytest.raises(StoreError):
-                await buffer.fill("sink", old, 1, 1)
+                await buffer.fill("sink", old, Lane.LIVE, 1, 1)
         await asyncio.sleep(130)
         await deliver(buffer, sink)
         assert sink.numbers == [1, 2]

@@ -26,7 +26,7 @@ def test_only_who_asks_for_what_is_acked_walks_over_what_is_kept(seq: int, walks
     stream.kept = kept = Watched(
         {number: Record(stream.name, stream.lane, number, RecordKind.BATCH, b"{}") for number in range(1, 1001)}
     )
-    stream.mark, stream.next = 1000, 1001
+    stream.mark, stream.acked, stream.next = 1000, 1000, 1001
     assert stream.offer(grounded=False).next == 1001
     records, end = stream.in_memory(seq, grounded=False)
     assert (kept.walks, len(records), end) == (walks, found, 1001)

@@ -166,7 +166,7 @@ async def deliver(
             records = await buffer.fetch(offer.stream, at, max_bytes)
             hole = (records[0].seq if records else offer.next) - 1
             if hole >= at:
-                await buffer.fill(sink.name, offer.stream, at, hole)
+                await buffer.fill(sink.name, offer.stream, offer.lane, at, hole)
                 continue
             for record in records:
                 if not sink.take(record):

@@ -105,6 +105,7 @@ class Loop(asyncio.AbstractEventLoop):
             self._until(task)
             return task.result()  # type: ignore[no-any-return]
         finally:
+            main.close()  # what never came to rest takes its patches off, or the next schedule would run with them
             events._set_running_loop(None)
 
     def _until(self, task: asyncio.Task[Any]) -> None:

@@ -159,11 +159,18 @@ class Judge:
                 return False
 
     def _is_elsewhere(self, account: _Account, where: str, batches: Sequence[tuple[str, int, Made]]) -> None:
-        """Another sink has it, or had it until a backup was restored there, and does not say that this one has it."""
+        """Another sink has it, or says that it was lost, or had it until a backup was restored there, and does not say
+        that this one has it."""
         others = [each for each in self._accounts if each is not account]
         for stream, seq, made in batches:
             for number in numbers(made.body):
-                if not any(number in each.rows or number in each.dead or _lost(each, stream, seq) for each in others):
+                if not any(
+                    number in each.rows
+                    or number in each.dead
+                    or _given_up(each, stream, seq)
+                    or _lost(each, stream, seq)
+                    for each in others
+                ):
                     self.wrong.append(f"{where}: {number} ({seq}) is nowhere else")
 
     # ── what is missing ──────────────────────────────────────────────────────────────────────────────────────────
@@ -224,6 +231,14 @@ class Judge:
             return False
         world.seen["a backup took what nobody offers any more"] += 1
         return True
+
+
+def _given_up(account: _Account, stream: str, seq: int) -> bool:
+    """A gap stands there for it, and tells of the loss: it was acked like any record."""
+    return any(
+        name == stream and stored.first <= seq <= stored.last and body.reason is not GapReason.STORED_ELSEWHERE
+        for name, stored, body in account.gaps
+    )
 
 
 def _lost(account: _Account, stream: str, seq: int) -> bool:

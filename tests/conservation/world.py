@@ -323,6 +323,7 @@ class World:
             self.may_be_lost.add(number)
         if trouble:
             self.may_be_twice |= self._sent_and_unsafe()
+        self.may_be_lost |= self._taken_for_a_copy()
 
     def _check_age(self, number: int, promise: Promise, now: float, power: bool) -> None:
         violations = self.witness.violations
@@ -375,6 +376,19 @@ class World:
         recovered = sort_out(result[1], {})
         found = {n for _, flown in recovered.records for each in flown for n in self._named_by(each.record)}
         return found | {int(str(row.values[1])) for loose in recovered.loose for row in loose.rows}
+
+    def _taken_for_a_copy(self) -> set[int]:
+        """A copy of this process, alive beside it, has used its identities, which this process alone can know: the
+        next one takes the mark for an ack. So a crash takes what has not been given others by then."""
+        witness = self.witness
+        return {
+            number
+            for stream in witness.distrusted & self.buffer._shelf.streams.keys()
+            if self.buffer._shelf.streams[stream].waiting
+            for seq in witness.made.get(stream, {})
+            if seq > witness.acked.get(stream, 0)
+            for number in self._rows_of(stream, seq)
+        }
 
     def _sent_and_unsafe(self) -> set[int]:
         """The disk fails and the ring is full: these may be sent all the same, and a crash takes their identity."""

@@ -173,7 +173,7 @@ def test_a_stream_that_is_not_named_begins_with_its_first_number() -> None:
     fetch = talk.offer(offer(A, 10, first=3, sealed=True))
     assert fetch is not None
     assert fetch.seq == 1
-    assert talk.session.fetched(fetch, [record(3)], talk.now) == [outputs.Fill(A, 1, 2)]
+    assert talk.session.fetched(fetch, [record(3)], talk.now) == [outputs.Fill(A, Lane.LIVE, 1, 2)]
 
 
 def test_a_mark_above_everything_sent_is_distrusted_for_own_streams_and_an_ack_for_older_ones() -> None:
@@ -209,9 +209,34 @@ def test_a_lower_mark_rewinds_and_what_is_not_held_becomes_a_gap() -> None:
     fetch = again.offer(offer(A, 9, first=9))
     assert fetch is not None
     assert fetch.seq == 4
-    assert again.session.fetched(fetch, [record(6)], again.now) == [outputs.Fill(A, 4, 5)]
+    assert again.session.fetched(fetch, [record(6)], again.now) == [outputs.Fill(A, Lane.LIVE, 4, 5)]
     gap = Record(A, Lane.LIVE, 4, RecordKind.GAP, b"{}", last=5)
     assert [(m["type"], m["seq"]) for m in frames(again.give(gap, record(6)))] == [("gap", 4), ("batch", 6)]
+
+
+def test_what_a_restored_sink_lost_is_filled_although_other_streams_push_it_out_of_the_offers() -> None:
+    """[M3] More than 32 sealed streams wait by now, or nothing of this one is held any more."""
+    first = Talk()
+    first.send(8)
+    first.session.receive(Ack(marks={A: 8}), first.now)
+    again = Talk(offer(A, 9, first=9, sealed=True), manifest=first.manifest, marks={A: 3})
+    again.session.update([offer(A, 9, first=9, sealed=True)])
+    assert A in again.session.streams
+    assert again.offer(offer(B, 1)) is not None
+    assert again.give() == [outputs.Fill(A, Lane.LIVE, 4, 8)]
+    gap = Record(A, Lane.LIVE, 4, RecordKind.GAP, b"{}", last=8)
+    assert [(m["type"], m["seq"]) for m in frames(again.give(gap))] == [("gap", 4)]
+    again.session.receive(Ack(marks={A: 8}), again.now)
+    assert again.offer(offer(B, 1)) is None
+    assert A not in again.session.streams
+
+
+def test_what_cannot_be_read_is_not_wanted_and_may_be_asked_for_again() -> None:
+    talk = Talk(offer(A, 9, first=5, sealed=True), marks={A: 1})
+    talk.offer(offer(A, 9, first=5, sealed=True))
+    assert talk.give() == [outputs.Fill(A, Lane.LIVE, 2, 8)]
+    assert talk.session.want(but={A}) is None  # the disk did not answer
+    assert talk.give() == [outputs.Fill(A, Lane.LIVE, 2, 8)]
 
 
 def test_a_welcome_that_crossed_newer_acks_is_not_a_restored_sink() -> None:
@@ -243,13 +268,13 @@ def test_a_hole_in_the_middle_is_filled_before_what_is_behind_it_is_sent() -> No
     talk = Talk(offer(A, 9, first=2, sealed=True), marks={A: 1})
     talk.offer(offer(A, 9, first=2, sealed=True))
     assert [m["seq"] for m in frames(talk.give(record(2), record(5)))] == [2]
-    assert talk.give(record(5)) == [outputs.Fill(A, 3, 4)]
+    assert talk.give(record(5)) == [outputs.Fill(A, Lane.LIVE, 3, 4)]
 
 
 def test_a_buffer_that_does_not_fill_is_our_bug() -> None:
     talk = Talk(offer(A, 9, first=5, sealed=True), marks={A: 1})
     talk.offer(offer(A, 9, first=5, sealed=True))
-    assert talk.give(record(5)) == [outputs.Fill(A, 2, 4)]
+    assert talk.give(record(5)) == [outputs.Fill(A, Lane.LIVE, 2, 4)]
     with pytest.raises(LocalProtocolError):
         talk.give(record(5))
 

@@ -85,6 +85,8 @@ class Gateway:
         """A new process, with what the last one left."""
         self.manifest = Manifest()
         self.streams: dict[str, Stream] = {}
+        self.forgotten: dict[str, Stream] = {}
+        """Nothing is held of them; a sink that was restored may still want them filled."""
         for _ in range(self.random.randrange(5)):
             old = self.open(self.random.choice(list(Lane)), own=False)
             old.next = self.random.randint(2, 60)
@@ -109,9 +111,12 @@ class Gateway:
 
     def offers(self) -> list[StreamOffer]:
         for stream in list(self.streams.values()):
-            if stream.sealed and stream.free >= stream.next - 1:
-                del self.streams[stream.name]
+            if stream.sealed and stream.free >= stream.next - 1 and not stream.gaps:
+                self.forgotten[stream.name] = self.streams.pop(stream.name)
         return [stream.offer() for stream in self.streams.values()]
+
+    def known(self, name: str) -> Stream:
+        return self.streams.get(name) or self.forgotten[name]
 
     def work(self) -> None:
         """What the driver does between messages."""
@@ -138,7 +143,7 @@ class Gateway:
             self.perform(self.session.tick(self.now))
 
     def fetch(self, fetch: outputs.Fetch) -> list[Record]:
-        stream = self.streams[fetch.stream]
+        stream = self.known(fetch.stream)
         assert 1 <= fetch.seq < stream.next, "asked for what was never made"
         at = fetch.seq
         found: list[Record] = []
@@ -160,7 +165,7 @@ class Gateway:
             return
         window = self.session._allowance.window
         records, size = self.session.in_flight
-        extra = ALARM_EXTRA if self.streams[fetch.stream].lane is Lane.ALARM else 0
+        extra = ALARM_EXTRA if self.known(fetch.stream).lane is Lane.ALARM else 0
         assert window.batches > 0
         assert records <= window.batches + extra
         assert extra or size <= window.bytes or records == 1
@@ -174,15 +179,17 @@ class Gateway:
                 case outputs.Send(frame):
                     said = decode_from_gateway(frame)
                     if hasattr(said, "seq"):
-                        stream = self.streams[said.stream]
+                        stream = self.known(said.stream)
                         stream.sent = max(stream.sent, getattr(said, "last", said.seq))
                 case outputs.Acked(name, seq):
                     self.acked(name, seq)
-                case outputs.Fill(name, first, last):
-                    stream = self.streams[name]
+                case outputs.Fill(name, _, first, last):
+                    stream = self.known(name)
                     assert 1 <= first <= last < stream.next
                     assert last <= stream.free, "never over what is held"
                     stream.gaps[first] = last
+                    self.forgotten.pop(name, None)
+                    self.streams[name] = stream
                 case outputs.Hold(name, upto):
                     assert 0 <= upto < 2**63
                 case outputs.Seal(lane):

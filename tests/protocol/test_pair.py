@@ -146,8 +146,8 @@ class Pair:
                 case outputs.Send(frame):
                     self.up.append(frame)
                     self.house.said.append(frame)
-                case outputs.Fill(stream, first, last):
-                    await outbox.fill(self.client.sink, stream, first, last)
+                case outputs.Fill(stream, lane, first, last):
+                    await outbox.fill(self.client.sink, stream, lane, first, last)
                 case outputs.Acked(stream, seq):
                     outbox.ack(self.client.sink, stream, seq)
                 case outputs.Seal(lane):

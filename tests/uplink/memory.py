@@ -116,7 +116,7 @@ class MemoryOutbox:
         assert 0 < seq < known.next, "an ack of what was never made"
         known.acked[sink] = max(seq, known.acked.get(sink, 0))
 
-    async def fill(self, sink: str, stream: str, first: int, last: int) -> None:
+    async def fill(self, sink: str, stream: str, lane: Lane, first: int, last: int) -> None:
         self.fills.append((sink, stream, first, last))
         known = self.streams[stream]
         elsewhere = any(other != sink and mark >= first for other, mark in known.acked.items())

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import ssl
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 from websockets.typing import Subprotocol
 
@@ -72,10 +73,21 @@ async def dial(
         )
     except InvalidStatus as error:
         raise Refused(f"HTTP {error.response.status_code}", error.response.status_code) from error
+    except InvalidMessage as error:
+        raise Refused("something answers, but not with HTTP/1.1: it is no WebSocket server") from error
     except (InvalidHandshake, ConnectionClosed) as error:
         raise Refused(str(error)) from error
-    except (OSError, TimeoutError) as error:
-        raise Refused(f"no connection: {error}") from error
+    except TimeoutError as error:
+        raise Refused(f"no connection within {patience_s:g} s") from error
+    except OSError as error:
+        raise Refused(f"no connection: {_why(error)}") from error
+
+
+def _why(error: OSError) -> str:
+    """asyncio's own words name the call and the address, not what happened."""
+    if isinstance(error, ssl.SSLError) or error.errno is None:
+        return str(error)
+    return os.strerror(error.errno) if error.errno > 0 else str(error.strerror)
 
 
 class Peer:

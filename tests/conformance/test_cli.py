@@ -87,7 +87,7 @@ def test_a_server_that_is_not_there_or_does_not_want_us_is_said(
         nobody.bind(("127.0.0.1", 0))
         port = nobody.getsockname()[1]
         assert command("--url", f"ws://127.0.0.1:{port}/", "--token-file", str(token)) == 69
-    assert "no connection" in capsys.readouterr().err
+    assert "no connection: Connection refused" in capsys.readouterr().err
     token.write_text("another")
     assert asyncio.run(against(words=("--token-file", str(token)))) == 1
     assert "refuses this identity: HTTP 401" in capsys.readouterr().err

@@ -29,10 +29,14 @@ function ago(ms) {
   const s = Math.round((Date.now() + skewMs - ms) / 1000);
   if (s < 0) return utc(ms).slice(0, 19).replace("T", " ");
   if (s < 2) return "now";
-  if (s < 120) return `${s} s ago`;
-  if (s < 7200) return `${Math.round(s / 60)} min ago`;
-  if (s < 172800) return `${Math.round(s / 3600)} h ago`;
-  return utc(ms).slice(0, 10);
+  return s < 172800 ? `${span(s)} ago` : utc(ms).slice(0, 10);
+}
+
+function span(s) {
+  if (s < 120) return `${s} s`;
+  if (s < 7200) return `${Math.round(s / 60)} min`;
+  if (s < 172800) return `${Math.round(s / 3600)} h`;
+  return `${Math.round(s / 86400)} d`;
 }
 
 // ── values ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -97,7 +101,9 @@ function paint(entry, fresh) {
 
 function age(entry) {
   const { row, view } = entry;
-  if (row) row.quality.textContent = row.reason ? `${row.reason} · ${ago(view.ts_ms)}` : ago(view.ts_ms);
+  if (!row) return;
+  const when = ago(view.ts_ms).replaceAll("-", "\u2011").replaceAll(" ", "\u00a0"); // a date is not broken in two
+  row.quality.textContent = row.reason ? `${row.reason} ·\u00a0${when}` : when;
 }
 
 function cardOf(view) {
@@ -219,7 +225,7 @@ function takeGateways(gateways) {
     [g.name],
     [g.online ? (g.standbys ? `online + ${g.standbys} standby` : "online") : "offline", `state ${g.online ? "online" : "offline"}`],
     [g.rate ? g.rate.toFixed(1) : "0", "number"],
-    [g.lag_ms === null ? "–" : g.lag_ms < 10000 ? `${g.lag_ms} ms` : `${Math.round(g.lag_ms / 1000)} s`, "number"],
+    [g.lag_ms === null ? "–" : g.lag_ms < 10000 ? `${g.lag_ms} ms` : span(Math.round(g.lag_ms / 1000)), "number"],
     [backlog(g), "number"],
     [gaps(g)],
     [g.trust || "–"],

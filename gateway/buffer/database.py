@@ -32,6 +32,8 @@ from gateway.protocol.messages import GapBody
 PAGE_BYTES: Final = 1024
 """Small: a commit of one small batch writes a few of these."""
 _CHUNK_ROWS: Final = 64
+_BUSY_S: Final = 0.2
+"""Nobody else writes here. Who reads for long holds up the shortening of the log, which may wait; commits may not."""
 
 
 class CorruptError(StoreError):
@@ -86,7 +88,7 @@ def transaction(db: sqlite3.Connection) -> Iterator[None]:
 def connect(path: Path) -> sqlite3.Connection:
     """Opens or makes the file, set up for few and durable writes."""
     is_new = not path.exists()
-    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
+    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=_BUSY_S)
     db.text_factory = bytes
     try:
         if is_new:  # to an old file this would be a commit, and nothing else

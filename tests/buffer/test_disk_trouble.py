@@ -8,6 +8,7 @@ import os
 import random
 import sqlite3
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,11 @@ import pytest
 from gateway.buffer import database
 from gateway.buffer.buffer import Buffer
 from gateway.buffer.committer import RESCUE_AFTER
+from gateway.buffer.config import BufferSettings
+from gateway.buffer.schema import Stored
+from gateway.buffer.store import Store, Work
 from gateway.errors import StoreError
-from gateway.model import Lane
+from gateway.model import Lane, Record, RecordKind
 from gateway.testing.loop import run
 from tests.buffer.world import Machine, Sink, deliver, row
 
@@ -137,6 +141,35 @@ def test_what_is_committed_is_seen_although_the_log_cannot_be_shortened(
 
     run(main())
     assert sum("cannot be tidied" in record.message for record in caplog.records) == 1
+
+
+def test_somebody_who_reads_the_store_for_long_does_not_hold_up_commits(tmp_path: Path) -> None:
+    """Only the shortening of the log waits, until that reader has gone."""
+    store = Store(BufferSettings(), tmp_path)
+    store.open()
+    dice = random.Random(1)
+    stream, seq = "1" * 32, 0
+    log = tmp_path / "buffer.db-wal"
+
+    def commit() -> float:
+        nonlocal seq
+        seq += 1
+        record = Record(stream, Lane.LIVE, seq, RecordKind.BATCH, dice.randbytes(200_000), 1)
+        begun = time.monotonic()
+        store.commit(Work(records=[Stored(record, seq, None)], boot="b", keep=frozenset({stream})))
+        return time.monotonic() - begun
+
+    commit()
+    reader = sqlite3.connect(tmp_path / "buffer.db")
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM record").fetchall()
+    took = [commit() for _ in range(20)]
+    assert log.stat().st_size > 3_000_000, "longer than it is ever left"
+    assert sum(took) < 20.0, f"some waited: {took}"
+    reader.close()
+    commit()
+    assert log.stat().st_size < 1_000_000
+    store.close()
 
 
 @pytest.mark.usefixtures("faulty")

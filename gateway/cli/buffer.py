@@ -164,8 +164,8 @@ def _stat_ring(console: Console, ring: RingFound, clocks: dict[str, ClockState])
     recovered = ring.recovered
     loose = sum(len(row.values) for each in recovered.loose for row in each.rows)
     known = sum(len(origins) for _, origins in recovered.origins)
-    line = Text("Flight ring", "bold").append("  ", "not bold").append_text(found.text(clocks))
-    line.append(f", {count(loose, 'reading')} in no record yet, {count(known, 'message')} remembered", "not bold")
+    line = Text.assemble(("Flight ring", "bold"), "  ", found.text(clocks))
+    line.append(f", {count(loose, 'reading')} in no record yet, {count(known, 'message')} remembered")
     console.print(line, soft_wrap=True)
 
 

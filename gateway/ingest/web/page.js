@@ -116,7 +116,9 @@ function cardOf(view) {
     const table = element("table");
     table.append(element("caption", `Latest values of ${view.device} on ${view.gateway}`));
     const head = element("tr");
+    const columns = element("colgroup"); // their widths: the cells' own do not count, as the hidden head is the first row
     for (const word of ["Point", "Value", "Trend", "Quality and age"]) {
+      columns.append(element("col"));
       const th = element("th", word);
       th.scope = "col";
       head.append(th);
@@ -124,7 +126,7 @@ function cardOf(view) {
     const thead = element("thead");
     thead.append(head);
     const body = element("tbody");
-    table.append(thead, body);
+    table.append(columns, thead, body);
     card.append(title, table);
     device = { card, body };
     devices.set(key, device);

@@ -287,7 +287,7 @@ class Buffer:
             self._shelf.ack(sink, found, seq)
             self._committer.release_waiters()
 
-    async def fill(self, sink: str, stream: str, lane: Lane, first: int, last: int) -> None:
+    async def fill(self, sink: str, stream: str, lane: Lane, first: int, last: int) -> int:
         """See `Outbox`. What is held is never covered, whatever is asked. Raises StoreError: that is not known yet."""
         found = self._shelf.streams.get(stream)
         if (found is None or not found.ours) and not self._committer.opened:
@@ -298,8 +298,9 @@ class Buffer:
         if found.disk is not None and found.disk.last >= first:
             held |= {each.record.seq: each.record for each in await self._committer.read(stream, first, 1)}
             held |= found.in_memory(first, grounded=True)[0]  # another session may have asked for the same
-        self._shelf.fill(sink, found, first, min([last, *(number - 1 for number in held)]))
+        elsewhere = self._shelf.fill(sink, found, first, min([last, *(number - 1 for number in held)]))
         self._news()
+        return elsewhere
 
     def seal(self, lane: Lane) -> None:
         """See `Outbox`."""

@@ -171,18 +171,19 @@ class Shelf:
         body = msgspec.json.encode(GapBody(GapReason.CORRUPT))
         self.add(self.current[Lane.LIVE], [batching.Encoded(RecordKind.GAP, body, 0)])
 
-    def fill(self, sink: str, stream: Stream, first: int, last: int) -> None:
-        """Puts gaps where nothing is held and this sink misses something."""
+    def fill(self, sink: str, stream: Stream, first: int, last: int) -> int:
+        """Puts a gap where nothing is held and this sink misses something; returns up to where another sink has it.
+
+        That it is elsewhere is true for this sink alone, and as long as the other one keeps it: no record says so."""
         middle = min(last, max(stream.stored_elsewhere(sink, first), first - 1))
-        if first <= middle:
-            self._add_gap(stream, first, middle, GapBody(GapReason.STORED_ELSEWHERE, 0))
         if middle < last:
             # of our own stream, what nobody acked was lost with a part of the store
             lost = stream.ours and middle >= stream.acked
             body = GapBody(GapReason.CORRUPT if lost else GapReason.UNSENT)
             self._add_gap(stream, middle + 1, last, body)
             self.count(Loss(body.reason, None))
-        stream.mark = min(stream.mark, first - 1)  # or the gaps would go from the disk before they are sent
+            stream.mark = min(stream.mark, middle)  # or the gap would go from the disk before it is sent
+        return middle
 
     def _add_gap(self, stream: Stream, first: int, last: int, body: GapBody) -> None:
         stored = gap_record(stream.name, stream.lane, first, last, body, self.boot_ms(), None)

@@ -64,7 +64,7 @@ from gateway.protocol.watch import Watch
 
 ALARM_EXTRA: Final = 4
 """Records of the alarm lane beyond the window."""
-STORED_ELSEWHERE: Final = msgspec.json.encode(GapBody(GapReason.STORED_ELSEWHERE))
+STORED_ELSEWHERE: Final = msgspec.json.encode(GapBody(GapReason.STORED_ELSEWHERE, 0))
 OFFERED_SEALED: Final = 32
 SAME_NACK_LIMIT: Final = 3
 NACK_LIMIT: Final = 16
@@ -257,7 +257,7 @@ class ClientSession:
         place = self._places.get(fetch.stream)
         if place is None or place.at != fetch.seq or not self._sending:
             return []  # a nack or an ack came in between
-        elsewhere = min(self._manifest.elsewhere(self.sink, place.stream), place.next - 1)
+        elsewhere = min(max(self._manifest.elsewhere(self.sink, place.stream), place.elsewhere), place.next - 1)
         if elsewhere >= place.at:  # also what is still held, for the sink that acked it [R7]
             records = [Record(place.stream, place.lane, place.at, RecordKind.GAP, STORED_ELSEWHERE, 0, elsewhere)]
         hole = (records[0].seq if records else place.next) - 1
@@ -293,6 +293,12 @@ class ClientSession:
             raise LocalProtocolError(f"the buffer has no record of {place.at}..{hole} of {place.stream}")
         place.filled = place.at
         return [Fill(place.stream, place.lane, place.at, hole)]
+
+    def filled(self, stream: str, elsewhere: int) -> None:
+        """The answer to `Fill`: up to here another sink has what was asked for; a gap stands for the rest."""
+        place = self._places.get(stream)
+        if place is not None:
+            place.elsewhere = elsewhere
 
     def results(self, results: Iterable[Result]) -> list[Output]:
         """Sends what was not sent on this session yet [K5]. `results`: all that wait for their ack."""
@@ -383,7 +389,7 @@ class ClientSession:
         if nack.expected <= place.acked:
             place.acked = nack.expected - 1
             self._manifest.went_back(self.sink, nack.stream, nack.expected - 1)
-        place.filled = 0
+        place.filled = place.elsewhere = 0
         self._blocked = False
         self._watch.progress(now)
         return [Hold(nack.stream, place.at - 1 if place.flights else 0)]

@@ -92,7 +92,20 @@ class Flight(NamedTuple):
 class Place:
     """Where this session is in one stream."""
 
-    __slots__ = ("acked", "at", "bytes", "filled", "flights", "lane", "nacks", "next", "sealed", "sent", "stream")
+    __slots__ = (
+        "acked",
+        "at",
+        "bytes",
+        "elsewhere",
+        "filled",
+        "flights",
+        "lane",
+        "nacks",
+        "next",
+        "sealed",
+        "sent",
+        "stream",
+    )
 
     def __init__(self, offer: StreamOffer, at: int) -> None:
         self.stream = offer.stream
@@ -107,6 +120,8 @@ class Place:
         """Highest number sent on this session."""
         self.flights: deque[Flight] = deque()
         self.bytes = 0
+        self.elsewhere = 0
+        """What is not held up to here, another sink has by the word of the buffer."""
         self.filled = 0
         """A gap was asked for from here on: the buffer that does not put it there is asked once."""
         self.nacks: dict[int, int] = {}

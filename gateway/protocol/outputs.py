@@ -23,7 +23,8 @@ class Fetch(NamedTuple):
 
 
 class Fill(NamedTuple):
-    """The sink misses first..last and nobody holds them: have a gap put there, then ask `want` again."""
+    """The sink misses first..last and nobody holds them: have a gap put there, unless another sink has them; answer
+    with `filled`."""
 
     stream: str
     lane: Lane

@@ -47,10 +47,10 @@ class Outbox(Protocol):
     def ack(self, sink: str, stream: str, seq: int) -> None:
         """Durably stored by this sink up to `seq`: they are free. Idempotent, never goes back."""
 
-    async def fill(self, sink: str, stream: str, lane: Lane, first: int, last: int) -> None:
-        """This sink misses first..last and `fetch` has no record of them: puts a gap record in their place, with
-        reason `stored_elsewhere` when another sink acked them, else `unsent`. Also where nothing of the stream is
-        held any more."""
+    async def fill(self, sink: str, stream: str, lane: Lane, first: int, last: int) -> int:
+        """This sink misses first..last and `fetch` has no record of them. Returns up to where another sink acked them
+        (below `first`: it is not known to), and puts a gap record (`unsent`) in the place of the others, also where
+        nothing of the stream is held any more."""
 
     def seal(self, lane: Lane) -> None:
         """Ends the open stream of this lane with an `end` record; new rows go to a new stream. Live first."""

@@ -370,7 +370,9 @@ class Carrier:
         for output in wanted:
             match output:
                 case outputs.Fill(stream, lane, first, last):
-                    await self._outbox.fill(self.session.sink, stream, lane, first, last)
+                    assert isinstance(self.session, ClientSession)
+                    elsewhere = await self._outbox.fill(self.session.sink, stream, lane, first, last)
+                    self.session.filled(stream, elsewhere)
                 case outputs.Distrust(stream):
                     _log.error(
                         "%s has more of stream %s than was ever sent: a copy of this gateway lives or lived; "

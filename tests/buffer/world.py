@@ -16,6 +16,7 @@ from gateway.buffer.buffer import Buffer
 from gateway.buffer.config import BufferSettings
 from gateway.model import Lane, Origin, Record, RecordKind, Row, Shape
 from gateway.protocol import batch
+from gateway.protocol.client import STORED_ELSEWHERE
 from gateway.protocol.messages import GapBody
 from gateway.testing.loop import VirtualClock
 
@@ -166,7 +167,9 @@ async def deliver(
             records = await buffer.fetch(offer.stream, at, max_bytes)
             hole = (records[0].seq if records else offer.next) - 1
             if hole >= at:
-                await buffer.fill(sink.name, offer.stream, offer.lane, at, hole)
+                upto = await buffer.fill(sink.name, offer.stream, offer.lane, at, hole)
+                if upto >= at:
+                    sink.take(Record(offer.stream, offer.lane, at, RecordKind.GAP, STORED_ELSEWHERE, 0, upto))
                 continue
             for record in records:
                 if not sink.take(record):

@@ -27,8 +27,9 @@ REAL_EVERY = 100
 """One schedule in so many runs on the real SQLite, in the gateway and behind the server."""
 PEACE_WITHIN_S = 2400.0
 """After the last fault: an endpoint that refused us twice rests for a quarter of an hour, another for ten minutes."""
-ALIVE_WITHIN_S = 60.0
-"""From a new reading to its ack, once there is peace."""
+ALIVE_WITHIN_S = 90.0
+"""From a new reading to its ack, once there is peace. The last hello of a dead process may arrive behind that of the
+living one, which takes itself for the older and rests for a minute."""
 
 ALWAYS = {"put": 40, "wait": 40, "heal": 8, "start site": 8, "site works": 4, "disk works": 3}
 FAULTS = {

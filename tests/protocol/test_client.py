@@ -239,6 +239,17 @@ def test_what_cannot_be_read_is_not_wanted_and_may_be_asked_for_again() -> None:
     assert talk.give() == [outputs.Fill(A, Lane.LIVE, 2, 8)]
 
 
+def test_what_the_buffer_knows_to_be_elsewhere_is_said_to_this_sink_alone() -> None:
+    """[M3b] It goes into no record: another sink, or this one once it is restored, may not hear it."""
+    talk = Talk(offer(A, 9, first=5, sealed=True))
+    talk.offer(offer(A, 9, first=5, sealed=True))
+    assert talk.give(record(5)) == [outputs.Fill(A, Lane.LIVE, 1, 4)]
+    talk.session.filled(A, 3)
+    [gap] = frames(talk.give(record(5)))
+    assert (gap["type"], gap["seq"], gap["last"], gap["body"]["reason"]) == ("gap", 1, 3, "stored_elsewhere")
+    assert talk.give(record(5)) == [outputs.Fill(A, Lane.LIVE, 4, 4)]
+
+
 def test_a_welcome_that_crossed_newer_acks_is_not_a_restored_sink() -> None:
     """[M3] Two sessions with one sink: the standby's welcome was written before the active one's last ack."""
     active = Talk()

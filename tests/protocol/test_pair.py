@@ -147,7 +147,7 @@ class Pair:
                     self.up.append(frame)
                     self.house.said.append(frame)
                 case outputs.Fill(stream, lane, first, last):
-                    await outbox.fill(self.client.sink, stream, lane, first, last)
+                    self.client.filled(stream, await outbox.fill(self.client.sink, stream, lane, first, last))
                 case outputs.Acked(stream, seq):
                     outbox.ack(self.client.sink, stream, seq)
                 case outputs.Seal(lane):

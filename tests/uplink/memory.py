@@ -116,14 +116,16 @@ class MemoryOutbox:
         assert 0 < seq < known.next, "an ack of what was never made"
         known.acked[sink] = max(seq, known.acked.get(sink, 0))
 
-    async def fill(self, sink: str, stream: str, lane: Lane, first: int, last: int) -> None:
+    async def fill(self, sink: str, stream: str, lane: Lane, first: int, last: int) -> int:
         self.fills.append((sink, stream, first, last))
         known = self.streams[stream]
-        elsewhere = any(other != sink and mark >= first for other, mark in known.acked.items())
-        body = msgspec.json.encode(GapBody(GapReason.STORED_ELSEWHERE if elsewhere else GapReason.UNSENT))
+        if any(other != sink and mark >= last for other, mark in known.acked.items()):
+            return last
+        body = msgspec.json.encode(GapBody(GapReason.UNSENT))
         for number in [n for n in known.records if first <= n <= last]:
             del known.records[number]
         known.records[first] = Record(stream, known.lane, first, RecordKind.GAP, body, last=last)
+        return first - 1
 
     def seal(self, lane: Lane) -> None:
         self.close(lane)

@@ -401,7 +401,7 @@ class Buffer:
         records, oldest_s = self.waiting()
         store, shelf = self._committer.store, self._shelf
         untidy = f"records go to disk, but its log grows: {store.trouble}" if store.trouble else ""
-        problems = [each for each in (self._ring_problem, self._committer.problem, untidy) if each]
+        problems = [each for each in (self._ring_problem, self._committer.trouble(), untidy) if each]
         return {
             "mode": "degraded" if problems else "healthy",
             "why": "; ".join(problems),

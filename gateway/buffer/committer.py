@@ -364,6 +364,13 @@ class Committer:
             log.warning("the store takes records, but cannot be tidied: %s", trouble)
         self._trouble = bool(trouble)
 
+    def trouble(self) -> str:
+        """`problem`, for people: with what is done about it."""
+        if not self.problem:
+            return ""
+        wait_s = 0.0 if self._retry_at is None else max(0.0, self._retry_at - self._clock.monotonic())
+        return f"{self.problem}: going on from memory, tried again in {wait_s:.0f} s"
+
     # ── the store's thread ───────────────────────────────────────────────────────────────────────────────────────────
 
     async def read(self, stream: str, seq: int, max_bytes: int) -> Sequence[Stored]:

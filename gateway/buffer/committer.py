@@ -285,7 +285,7 @@ class Committer:
         for loss in done.losses:
             self._shelf.count(loss)
         if done.unpinned:
-            self._shelf.flights.doubt()
+            self._shelf.rows_made_room()
 
     def _set_disks(self, disks: Mapping[str, Disk | None]) -> None:
         for name, disk in disks.items():

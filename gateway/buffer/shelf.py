@@ -267,6 +267,16 @@ class Shelf:
             home.entry = self.flights.keep(self.ledger.of(home))
         stream.pins = {}
 
+    def rows_made_room(self) -> None:
+        """Acked rows went although they kept origins: the ring keeps them instead, where it has some."""
+        for stream in self.streams.values():
+            for seq in [seq for seq in stream.pins if seq <= stream.mark]:
+                home = stream.pins.pop(seq)
+                home.row = None
+                home.entry = self.flights.keep(self.ledger.of(home))
+                if home.entry is None:
+                    self.flights.doubt()
+
     def _homeless(self, home: Home) -> None:
         """The source will not send these messages again: nothing needs to remember them."""
         if home.entry is not None:

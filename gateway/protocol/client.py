@@ -257,7 +257,8 @@ class ClientSession:
         place = self._places.get(fetch.stream)
         if place is None or place.at != fetch.seq or not self._sending:
             return []  # a nack or an ack came in between
-        elsewhere = min(max(self._manifest.elsewhere(self.sink, place.stream), place.elsewhere), place.next - 1)
+        elsewhere = self._manifest.elsewhere(self.sink, place.stream, place.at)
+        elsewhere = min(max(elsewhere, place.elsewhere), place.next - 1)
         if elsewhere >= place.at:  # also what is still held, for the sink that acked it [R7]
             records = [Record(place.stream, place.lane, place.at, RecordKind.GAP, STORED_ELSEWHERE, 0, elsewhere)]
         hole = (records[0].seq if records else place.next) - 1

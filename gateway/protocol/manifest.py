@@ -19,6 +19,8 @@ class Manifest:
         self._sent: dict[str, int] = {}
         self._marks: dict[str, dict[str, int]] = {}
         """Stream → sink → mark."""
+        self._had: dict[str, dict[str, int]] = {}
+        """Stream → sink → the highest mark it ever had."""
         self._distrusted: set[str] = set()
 
     def learn(self, offers: Iterable[StreamOffer]) -> None:
@@ -32,6 +34,7 @@ class Manifest:
         kept = set(streams)
         for stream in self._marks.keys() - kept:
             del self._marks[stream]
+            self._had.pop(stream, None)
         for stream in self._sent.keys() - kept:
             del self._sent[stream]
         self._distrusted &= kept
@@ -42,6 +45,8 @@ class Manifest:
 
     def acked(self, sink: str, stream: str, mark: int) -> None:
         self._note(sink, stream, max(mark, self.mark(sink, stream) or 0))
+        had = self._had.setdefault(stream, {})
+        had[sink] = max(mark, had.get(sink, 0))
 
     def went_back(self, sink: str, stream: str, mark: int) -> None:
         """The sink was restored from an older state."""
@@ -50,7 +55,9 @@ class Manifest:
     def _note(self, sink: str, stream: str, mark: int) -> None:
         marks = self._marks.setdefault(stream, {})
         if sink not in marks and len(marks) >= MAX_SINKS:
-            del marks[next(iter(marks))]  # should it be a real one, its next welcome tells it again
+            oldest = next(iter(marks))
+            del marks[oldest]  # should it be a real one, its next welcome tells it again
+            self._had.get(stream, {}).pop(oldest, None)
         marks[sink] = mark
 
     def mark(self, sink: str, stream: str) -> int | None:
@@ -60,8 +67,11 @@ class Manifest:
     def marks(self) -> dict[tuple[str, str], int]:
         return {(sink, stream): mark for stream, marks in self._marks.items() for sink, mark in marks.items()}
 
-    def elsewhere(self, sink: str, stream: str) -> int:
-        """The highest mark at any other sink."""
+    def elsewhere(self, sink: str, stream: str, at: int) -> int:
+        """The highest mark at any other sink; 0 where this one had number `at` itself, and lost it: the others may only
+        have been told that it has it."""
+        if at <= self._had.get(stream, {}).get(sink, 0):
+            return 0
         return max((mark for other, mark in self._marks.get(stream, {}).items() if other != sink), default=0)
 
     def acked_by_any(self, stream: str) -> int:

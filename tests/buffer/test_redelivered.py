@@ -87,7 +87,10 @@ def test_a_damaged_store_and_a_damaged_ring_put_it_in_doubt(tmp_path: Path) -> N
     run(main("flight.ring", 64 + 16))
 
 
-def test_rows_that_had_to_go_for_want_of_room_take_the_certainty_of_later_processes_with_them(tmp_path: Path) -> None:
+@pytest.mark.parametrize("room", [True, False])
+def test_rows_that_had_to_go_for_want_of_room_leave_what_they_knew_to_the_ring_or_doubt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: bool
+) -> None:
     async def main() -> None:
         machine = Machine(tmp_path, max_size=1_000_000)
         buffer = await proved(machine)
@@ -98,12 +101,17 @@ def test_rows_that_had_to_go_for_want_of_room_take_the_certainty_of_later_proces
         await deliver(buffer, sink)
         await asyncio.sleep(30)
         assert buffer.stats()["disk_bytes"] > 0, "acked rows stay for their origins"
+        if not room:
+            monkeypatch.setattr(buffer._shelf.flights, "keep", lambda _: None)
         dice = random.Random(1)
         for number in range(100, 200):
             await buffer.append([row(number, text=dice.randbytes(10_000).hex())])
             await asyncio.sleep(0.6)
         assert buffer.ledger.whole(SESSION), "this process remembers all of them"
         buffer = await machine.kill()
+        assert buffer.ledger.whole(SESSION) is room
+        assert all(buffer.ledger.seen(origin(number)) for number in range(1, 8)) is room
+        buffer = await machine.cut()
         assert not buffer.ledger.whole(SESSION)
         await machine.stop()
 

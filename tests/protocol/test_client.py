@@ -250,6 +250,20 @@ def test_what_the_buffer_knows_to_be_elsewhere_is_said_to_this_sink_alone() -> N
     assert talk.give(record(5)) == [outputs.Fill(A, Lane.LIVE, 4, 4)]
 
 
+def test_a_restored_sink_is_not_told_that_another_has_what_that_one_was_told_it_has() -> None:
+    """[M3b] Else nobody has it, and nobody says that it is lost."""
+    first = Talk(sink="first")
+    first.send(5)
+    first.session.receive(Ack(marks={A: 5}), first.now)
+    second = Talk(offer(A, 7, first=6, sealed=True), manifest=first.manifest, sink="second")
+    second.offer(offer(A, 7, first=6, sealed=True))
+    assert [m["body"]["reason"] for m in frames(second.give())] == ["stored_elsewhere"]
+    second.session.receive(Ack(marks={A: 5}), second.now)
+    again = Talk(offer(A, 7, first=6, sealed=True), manifest=first.manifest, sink="first", marks={A: 2})
+    again.offer(offer(A, 7, first=6, sealed=True))
+    assert again.give(record(6)) == [outputs.Fill(A, Lane.LIVE, 3, 5)]
+
+
 def test_a_welcome_that_crossed_newer_acks_is_not_a_restored_sink() -> None:
     """[M3] Two sessions with one sink: the standby's welcome was written before the active one's last ack."""
     active = Talk()

@@ -257,8 +257,9 @@ class World:
         await self._end()
         self._ring_memory = memory
         await self._begin()
-        # without room in the ring and with a disk that fails there is nowhere to remember what was acked
-        no_room = self.disk_failed or self.settings.max_size < 1 << 20
+        # without room in the ring and with a disk that fails there is nowhere to remember what was acked; nor is there
+        # for a stream that was given away. No start without a ring is sure: such messages are marked as perhaps double
+        no_room = self.disk_failed or self.settings.max_size < 1 << 20 or bool(self.witness.distrusted)
         nowhere = no_room and (self.plan.ring_size is None or self.seen["ring full"])
         for message in known:
             if (power or trouble or nowhere or self.rotten) and not self.buffer.ledger.seen(message.origin):

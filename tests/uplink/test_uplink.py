@@ -255,7 +255,7 @@ def test_another_sink_gets_a_new_stream_the_rest_of_the_old_one_and_a_gap_of_wha
             assert outbox.sealed == [stream]
             old = [(r["type"], r["seq"], r.get("last")) for r in south.records if r["stream"] == stream]
             assert old == [("gap", 1, 5), ("batch", 6, None), ("batch", 7, None), ("end", 8, None)]
-            assert south.records[0]["body"] == {"reason": "stored_elsewhere"}
+            assert south.records[0]["body"] == {"reason": "stored_elsewhere", "readings": 0}
 
     asyncio.run(main())
 

@@ -56,6 +56,10 @@ _KINDS: Final[Mapping[int, type[StoreError]]] = {
 }
 
 
+FOREIGN: Final = (sqlite3.Error, UnicodeError)
+"""What SQLite raises about a damaged file: its message may quote what it found there, and that need not be UTF-8."""
+
+
 @contextmanager
 def mapped() -> Iterator[None]:
     """The seam: what SQLite and the file system raise leaves as StoreError or CorruptError."""
@@ -69,7 +73,7 @@ def mapped() -> Iterator[None]:
         raise kind(f"{error} (SQLite code {code})") from error
     except OSError as error:
         raise StoreError(str(error)) from error
-    except DecodeError as error:
+    except (DecodeError, UnicodeError) as error:
         raise CorruptError(str(error)) from error
 
 
@@ -98,7 +102,7 @@ def connect(path: Path) -> sqlite3.Connection:
         db.execute("PRAGMA synchronous=FULL")
         db.execute("PRAGMA secure_delete=OFF")
         db.execute("PRAGMA wal_autocheckpoint=0")
-    except sqlite3.Error:
+    except FOREIGN:
         db.close()
         raise
     return db
@@ -145,7 +149,7 @@ def salvage(damaged: Path, fresh: sqlite3.Connection, *, corrupt: bool) -> bool:
             whole &= bool(count == len(found))
             for key, columns in found:
                 whole &= _salvage_stream(old, fresh, key, columns, corrupt)
-    except sqlite3.Error:
+    except FOREIGN:
         return False  # not even its first page can be read: nothing more to be had
     return whole
 
@@ -163,7 +167,7 @@ def streams(old: sqlite3.Connection) -> Iterator[tuple[int, list[Any]]]:
                 if isinstance(key, int) and key not in known:
                     known.add(key)
                     yield key, columns
-        except sqlite3.Error:
+        except FOREIGN:
             continue
 
 
@@ -216,7 +220,7 @@ def rows(old: sqlite3.Connection, key: int, *, kind: int | None = None) -> Itera
                 if isinstance(row[0], int) and row[0] >= at:
                     chunk.append(row)
                     at = row[0] + 1
-        except sqlite3.Error:
+        except FOREIGN:
             yield from chunk
             yield None
             step = 1 if chunk else step

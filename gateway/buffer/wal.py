@@ -14,6 +14,7 @@ import struct
 from typing import Final
 
 _HEAD_BYTES: Final = 32
+_MAGIC: Final = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
 _FRAME: Final = struct.Struct(">II8s")
 """Page, size of the file in pages (0: no end of a commit), salts."""
 _FRAME_BYTES: Final = 24
@@ -28,8 +29,8 @@ def good_frames(index: bytes) -> int:
 
 
 def _is_whole(head: bytes) -> bool:
-    if len(head) < _HEAD_BYTES:
-        return False
+    if len(head) < _HEAD_BYTES or head[:4] not in _MAGIC:
+        return False  # zeros would be a good checksum of zeros
     words = struct.unpack_from(">6I" if head[3] & 1 else "<6I", head)
     first = second = 0
     for i in range(0, len(words), 2):

@@ -72,7 +72,7 @@ class Store:
                 return await asyncio.get_running_loop().run_in_executor(self._thread, work)
         except TimeoutError as error:
             raise StoreError(f"{self._path}: no answer from the disk for {DISK_TIMEOUT_S:g} s") from error
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, UnicodeError, OSError) as error:  # a message about a damaged file may not be UTF-8
             raise StoreError(f"{self._path}: {error}") from error
 
     # ── in the thread ────────────────────────────────────────────────────────────────────────────────────────────

@@ -122,6 +122,21 @@ def a_word_of_the_schema(folder: Path, dice: random.Random) -> None:
     (folder / DB).write_bytes(data.replace(word, word.replace(b"GER", b"GES")))
 
 
+def not_utf8(folder: Path, dice: random.Random) -> None:
+    """SQLite's message about it quotes the schema, so the message is no text either."""
+    with closing(sqlite3.connect(folder / DB)) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    data = (folder / DB).read_bytes()
+    assert b"CREATE TABLE record" in data
+    (folder / DB).write_bytes(data.replace(b"CREATE TABLE record", b"CREATE TABL\xed record"))
+
+
+def wal_headless(folder: Path, dice: random.Random) -> None:
+    """Zeros: whose checksum would be right."""
+    with (folder / WAL).open("r+b") as file:
+        file.write(bytes(PAGE))
+
+
 def empty(folder: Path, dice: random.Random) -> None:
     (folder / DB).write_bytes(b"")
 
@@ -152,7 +167,7 @@ def all_at_once(folder: Path, dice: random.Random) -> None:
 
 DAMAGES: Final[tuple[Damage, ...]] = (
     truncated, flipped, zeroed, garbled, swapped, wal_truncated, wal_flipped, wal_zeroed, wal_missing, wal_stale,
-    shm_garbled, headless, a_word_of_the_schema, empty, gone, a_directory, a_dangling_link,
+    wal_headless, shm_garbled, headless, a_word_of_the_schema, not_utf8, empty, gone, a_directory, a_dangling_link,
     another_program, all_at_once,
 )  # fmt: skip
 UNNOTICED: Final[tuple[Damage, ...]] = (wal_truncated, wal_stale)

@@ -77,7 +77,7 @@ class SqliteSink:
         """The seam: foreign errors become StoreError, and the connection they came from is given up."""
         try:
             yield
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, UnicodeError, OSError) as error:  # a message about a damaged file may not be UTF-8
             if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_IOERR:
                 self._doubtful = True
             self._give_up()

@@ -187,7 +187,7 @@ class Judge:
             for seq, each in made.items():
                 if each.kind is RecordKind.BATCH:
                     for number in missing.intersection(numbers(each.body)):
-                        homes.setdefault(number, []).append((stream, seq))
+                        homes.setdefault(number, []).extend([(stream, seq), *self._moved(stream, seq)])
         unknown_damage = any(body.reason is GapReason.CORRUPT for a in self._accounts for _, _, body in a.gaps)
         for number in sorted(missing):
             if unknown_damage or any(
@@ -195,6 +195,11 @@ class Judge:
             ):
                 continue
             self.wrong.append(f"{number} is missing and not reported: it was {homes.get(number, 'in no batch')}")
+
+    def _moved(self, stream: str, seq: int) -> list[tuple[str, int]]:
+        """The gaps for this record, under the identities that they were given later."""
+        moved = self._world.witness.moved.items()
+        return [new for new, (old, first, last) in moved if old == stream and first <= seq <= last]
 
     def _oversize(self, missing: set[int]) -> None:
         """Rows that are too large for any batch are gaps from the beginning."""

@@ -97,7 +97,9 @@ def _published_twice(ground: Ground) -> dict[int, int]:
     found: dict[int, int] = defaultdict(int)
     for rows in ground.stored(ground.sensor.name).values():
         if len(rows) > 1:
-            found[next(i for i, cut in enumerate(ground.cuts) if cut.utc_ms > rows[0].received_ms)] += len(rows) - 1
+            # the first of them may have lain on the gateway's disk and be stored behind the cut as well
+            before = [i for i, cut in enumerate(ground.cuts) if cut.utc_ms < rows[-1].received_ms]
+            found[before[-1]] += len(rows) - 1
     return found
 
 

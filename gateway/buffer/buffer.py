@@ -17,6 +17,7 @@ Everything but the store runs on the event loop.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -46,6 +47,8 @@ log = logging.getLogger(__name__)
 OFFLINE_GROUP_BYTES: Final = 64 * 1024
 SHED_SHARE: Final = 16
 """Memory is full and the disk does not take it: give up 1/16 at once."""
+MOVE_AGAIN_S: Final = 5.0
+"""What is in a distrusted stream, when the disk failed meanwhile."""
 ALARM_SHARE: Final = 16
 """The last 1/16 of the memory is for alarms."""
 
@@ -314,15 +317,18 @@ class Buffer:
         if found is None or not found.ours:
             return
         log.warning("the sink knows more of stream %s than was ever sent: is this machine a copy?", stream)
+        await asyncio.shield(self._move(stream, found))  # whoever found it out may end before the disk is done
+
+    def _move(self, stream: str, found: Stream) -> asyncio.Task[None]:
         move = asyncio.create_task(self._give_away(stream, found), name="distrusted stream")
         self._moves.add(move)
-        move.add_done_callback(self._moved)
-        await asyncio.shield(move)  # whoever found it out may end before the disk is done
+        move.add_done_callback(functools.partial(self._moved, stream, found))
+        return move
 
-    def _moved(self, move: asyncio.Task[None]) -> None:
+    def _moved(self, stream: str, found: Stream, move: asyncio.Task[None]) -> None:
         self._moves.discard(move)
-        if not move.cancelled():
-            move.exception()  # who waited for it has it; else the next session finds out again
+        if not move.cancelled() and isinstance(move.exception(), StoreError):  # no session uses the stream again
+            asyncio.get_running_loop().call_later(MOVE_AGAIN_S, self._move, stream, found)
 
     async def _give_away(self, stream: str, found: Stream) -> None:
         async with self._moving:  # each session may find it out

@@ -719,6 +719,32 @@ def test_a_store_that_opens_late_does_not_overrule_a_newer_message_of_the_same_n
     run(main())
 
 
+def test_a_distrusted_stream_is_given_away_once_the_disk_works_again(tmp_path: Path) -> None:
+    """The sink may have been restored by then, and nobody says again that it is a copy's."""
+
+    async def main() -> None:
+        machine, sink = Machine(tmp_path), Sink()
+        buffer = await machine.start()
+        await buffer.append([row(1)])
+        await asyncio.sleep(0.6)
+        distrusted, store = live(buffer), buffer._committer.store
+
+        def fail(*_: object) -> None:
+            raise StoreError("not now")
+
+        store.move = fail  # type: ignore[method-assign,assignment]
+        with pytest.raises(StoreError):
+            await buffer.distrust(distrusted)
+        del store.move
+        await asyncio.sleep(10)
+        await deliver(buffer, sink)
+        assert sink.numbers == [1]
+        assert distrusted not in sink.marks
+        await machine.stop()
+
+    run(main())
+
+
 def test_the_end_of_a_distrusted_stream_does_not_end_the_open_one(tmp_path: Path) -> None:
     async def main() -> None:
         machine = Machine(tmp_path)

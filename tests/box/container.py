@@ -105,7 +105,7 @@ class Service:
         return self.box.run(GATEWAY, "status", "--json")
 
     def buffer(self, figure: str) -> int:
-        """`records`: batches that the cloud side has not acknowledged; `commits`: to the disk, since the start."""
+        """`records`: batches that the cloud side has not acknowledged; `committed_bytes`: of records, to the disk."""
         return int(json.loads(self.status())["buffer"][figure])
 
 

@@ -98,7 +98,8 @@ class Ring:
         crc = zlib.crc32(payload, zlib.crc32(_TAIL.pack(length, number, kind)))
         memory = self._memory
         body = at + _MARK_BYTES
-        memory[body : body + _HEAD.size + length] = _HEAD.pack(crc, length, number, kind) + payload
+        zeros = bytes(-length % 8)  # or the end of an old mark, behind a last byte like its first, made a whole one
+        memory[body : at + size] = _HEAD.pack(crc, length, number, kind) + payload + zeros
         memory[at:body] = self._mark
         entry = Entry(at, size, number)
         self._entries.append(entry)

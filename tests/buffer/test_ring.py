@@ -130,6 +130,25 @@ def test_a_full_ring_says_so_and_has_room_again_after_a_free() -> None:
     assert ring.put(1, b"y" * 8) is not None
 
 
+@pytest.mark.parametrize("same", range(1, 8))
+def test_what_is_left_of_an_old_mark_never_becomes_a_whole_one(same: int) -> None:
+    """A payload may end in what a mark begins with, just where one was: taken for damage, a kill told of a loss."""
+    memory = bytearray(64 + 88)
+    ring = create(memory)
+    for _ in range(2):
+        old = ring.put(1, b"x" * 8)
+        assert old is not None
+        ring.free(old)
+    entry = ring.put(1, b"x" * 8 + ring.name[:same])
+    assert entry is not None
+    assert entry.at == 64, "it ends in the mark of the second"
+    ring.free(entry)
+    again = recover(memory)
+    assert again is not None
+    assert not again[1]
+    assert not again[0].damaged
+
+
 @pytest.mark.parametrize("damage", [b"", b"short", b"\0" * 4096, b"gwflight" + b"\xff" * 4088])
 def test_a_file_that_is_no_ring_is_made_one(tmp_path: Path, damage: bytes) -> None:
     path = tmp_path / "flight.ring"

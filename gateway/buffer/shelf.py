@@ -370,8 +370,8 @@ class Shelf:
             stream.unpinned = max(stream.unpinned, number)
         newer = self.ledger.packets()
         for name, seq, origins in opened.origins:
-            if seq <= self.streams[name].proved:
-                continue
+            if seq <= self.streams[name].unpinned:
+                continue  # forgotten, or known
             valid = [origin for origin in origins if (origin.session, origin.packet_id) not in newer]
             if valid:
                 home = Home()

@@ -161,8 +161,11 @@ class Stream:
 
     @property
     def proved(self) -> int:
-        """Up to here no message can come again, though rows on disk still name it."""
-        return min([self.unpinned, *(seq - 1 for seq in self.pins)])
+        """Up to here no message can come again, though rows on disk still name it.
+
+        What the ring held too is fresh: its messages moved there from the row, and come back with the next commit."""
+        fresh = (seq for seq, held in self.fresh.items() if held.home is not None and held.home.left)
+        return min([self.unpinned, *(seq - 1 for seq in (*self.pins, *fresh))])
 
     @property
     def proved_due(self) -> bool:

@@ -173,6 +173,54 @@ def test_what_is_proved_is_known_after_a_rescue_too(tmp_path: Path) -> None:
     run(main())
 
 
+async def killed_before_the_ring_let_go(machine: Machine) -> Any:
+    """Record 1 is on disk and in the ring, record 2 on disk alone; a message is in each."""
+    buffer = await proved(machine)
+    ring = buffer._ring
+    for number in (1, 2):
+        with pytest.MonkeyPatch.context() as patch:
+            if number == 1:
+                patch.setattr(ring, "free", lambda _: None)
+            await buffer.append([row(number, origin=origin(number))], lambda: None)
+            await buffer._committer.commit()
+    return await machine.kill()
+
+
+@pytest.mark.parametrize("end", ["kill", "cut"])
+def test_what_the_ring_and_a_row_both_hold_is_not_taken_for_forgotten(tmp_path: Path, end: str) -> None:
+    async def main() -> None:
+        machine = Machine(tmp_path)
+        buffer = await killed_before_the_ring_let_go(machine)
+        await asyncio.sleep(1)  # on disk again, and nowhere else
+        buffer = await (machine.kill() if end == "kill" else machine.cut())
+        assert all(buffer.ledger.settled(origin(number)) for number in (1, 2)), "each would be taken for a new one"
+        sink = Sink()
+        await deliver(buffer, sink)
+        assert sink.numbers == [1, 2]
+        await machine.stop()
+
+    run(main())
+
+
+def test_what_was_proved_above_it_stays_so(tmp_path: Path) -> None:
+    async def main() -> None:
+        machine = Machine(tmp_path)
+        buffer = await killed_before_the_ring_let_go(machine)
+        machine.failing = True
+        await asyncio.sleep(0.5)
+        assert buffer.stats()["mode"] == "degraded", "what the ring held is still fresh"
+        buffer.ledger.forget([origin(2)])
+        buffer._shelf.adopt(buffer._committer.store.rescue(corrupt=False))
+        assert [buffer.ledger.seen(origin(number)) for number in (1, 2)] == [True, False]
+        machine.failing = False
+        await asyncio.sleep(60)
+        buffer = await machine.kill()
+        assert buffer.ledger.seen(origin(1))
+        await machine.stop()
+
+    run(main())
+
+
 def test_a_ring_that_was_left_out_for_one_process_is_not_believed_about_sources(tmp_path: Path) -> None:
     """What was in it is delivered all the same, once."""
 

@@ -332,7 +332,7 @@ class Records:
         self._delete(name, run.first, run.last)
         stored = run.gap(name, self.disks[name].lane)
         self._put(name, to_row(self._keys[name], stored))
-        self.losses.append(Loss(run.reason, run.lost))
+        self.losses.append(Loss(run.reason, run.lost, name, run.first, run.last))
 
     # ── read ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 

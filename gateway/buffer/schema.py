@@ -97,6 +97,10 @@ class Loss(NamedTuple):
 
     reason: GapReason
     readings: int | None
+    stream: str = ""
+    first: int = 0
+    last: int = 0
+    """Rows that stood there on disk; empty: they were in memory, or nobody knows."""
 
 
 def row_id(key: int, seq: int) -> int:

@@ -268,14 +268,18 @@ class Shelf:
         stream.pins = {}
 
     def rows_made_room(self) -> None:
-        """Acked rows went although they kept origins: the ring keeps them instead, where it has some."""
+        """Acked rows went although they kept origins."""
         for stream in self.streams.values():
-            for seq in [seq for seq in stream.pins if seq <= stream.mark]:
-                home = stream.pins.pop(seq)
-                home.row = None
-                home.entry = self.flights.keep(self.ledger.of(home))
-                if home.entry is None:
-                    self.flights.doubt()
+            self._move_out(stream, 1, stream.mark)
+
+    def _move_out(self, stream: Stream, first: int, last: int) -> None:
+        """These rows are gone, and their origins may still be sent again: the ring keeps them, where it has room."""
+        for seq in [seq for seq in stream.pins if first <= seq <= last]:
+            home = stream.pins.pop(seq)
+            home.row = None
+            home.entry = self.flights.keep(self.ledger.of(home))
+            if home.entry is None:
+                self.flights.doubt()
 
     def _homeless(self, home: Home) -> None:
         """The source will not send these messages again: nothing needs to remember them."""
@@ -292,13 +296,16 @@ class Shelf:
     # ── what is given up ─────────────────────────────────────────────────────────────────────────────────────────────
 
     def count(self, loss: Loss) -> None:
-        """A gap says so; this is for status and, once for each reason, for the log."""
+        """A gap says so; this is for status and, once for each reason, for the log. What had been taken from a source
+        stays taken: the sink may have it although its ack never came."""
         if not self.lost[loss.reason] and not self.gaps_of_unknown_size[loss.reason]:
             log.warning("readings are given up: %s; further ones are counted in status", loss.reason.value)
         if loss.readings is None:
             self.gaps_of_unknown_size[loss.reason] += 1
         else:
             self.lost[loss.reason] += loss.readings
+        if loss.stream in self.streams:
+            self._move_out(self.streams[loss.stream], loss.first, loss.last)
 
     def count_gap(self, body: bytes) -> None:
         gap = gap_body(body)

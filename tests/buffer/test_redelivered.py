@@ -118,6 +118,27 @@ def test_rows_that_had_to_go_for_want_of_room_leave_what_they_knew_to_the_ring_o
     run(main())
 
 
+def test_a_message_that_is_given_up_with_its_row_is_not_taken_again_after_a_kill(tmp_path: Path) -> None:
+    """The sink may have stored it although its ack never came: then it would be there twice."""
+
+    async def main() -> None:
+        machine = Machine(tmp_path, max_size=1_000_000)
+        buffer = await proved(machine)
+        for number in range(1, 8):
+            await buffer.append([row(number, origin=origin(number))], lambda: None)
+            await asyncio.sleep(1)
+        dice = random.Random(1)
+        for number in range(100, 200):
+            await buffer.append([row(number, text=dice.randbytes(10_000).hex())])
+            await asyncio.sleep(0.6)
+        assert buffer.stats()["lost"], "the oldest rows had to go"
+        buffer = await machine.kill()
+        assert all(buffer.ledger.seen(origin(number)) for number in range(1, 8))
+        await machine.stop()
+
+    run(main())
+
+
 @pytest.mark.parametrize("end", ["order", "kill", "cut"])
 def test_what_is_proved_stays_forgotten_although_its_row_waits_for_the_sink(tmp_path: Path, end: str) -> None:
     """Its number may be in use again, even for an equal message, and that one is not to be taken for it."""

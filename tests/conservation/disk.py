@@ -397,7 +397,7 @@ class ModelStore:
                 for seq in [seq for seq in each.rows if done.first <= seq <= done.last]:
                     del each.rows[seq]
                 each.rows[done.first] = to_row(0, done.gap(name, each.lane))
-                self._losses.append(Loss(reason, done.lost))
+                self._losses.append(Loss(reason, done.lost, name, done.first, done.last))
 
     def move(self, stream: str, mark: int, target: str, boot: str) -> Done:
         self._check(writes=True)

@@ -184,6 +184,7 @@ class Uplink:
                 await self._act(self.session.receive(decode_from_gateway(frame)))
 
     async def _act(self, outputs: list[Output]) -> None:
+        promoted = False
         for output in outputs:
             match output:
                 case Store(entry):
@@ -204,10 +205,12 @@ class Uplink:
                 case Report(stats):
                     self._house.reported(self, stats)
                 case Promoted():
-                    await self._house.active(self)
+                    promoted = True
                 case Leave(reason):
                     self.close(1000, reason)
         self._wake.set()
+        if promoted:  # not before: what another session brings meanwhile must not come to the store before this
+            await self._house.active(self)
 
     def _takes(self, waiting: deque[int], size: int) -> None:
         waiting.append(size)

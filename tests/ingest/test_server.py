@@ -90,6 +90,31 @@ def test_the_same_batches_over_two_sessions_at_once_are_stored_once(tmp_path: Pa
     run(test())
 
 
+def test_what_promotes_a_session_is_not_overtaken_by_what_another_one_brings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        s = stream_id()
+        async with cloud(tmp_path) as server, gateway(server) as one, gateway(server) as two:
+            await one.hello(s)
+            await two.hello(s, standby=True)
+            active = server.active
+
+            async def late(connection: Any) -> None:
+                await asyncio.sleep(0.2)  # the store is busy
+                await active(connection)
+
+            monkeypatch.setattr(server, "active", late)
+            await two.batch(s, 1)
+            await until(
+                lambda: any(each.session.active for each in server.fleet.of("g1") if each.session.hello.standby)
+            )
+            await one.batch(s, 2)
+            assert (await one.receive())["type"] == "ack", "no nack of what was only on its way"
+
+    run(test())
+
+
 def test_a_gateway_that_floods_is_held_back_and_loses_nothing(tmp_path: Path) -> None:
     async def test() -> None:
         s = stream_id()

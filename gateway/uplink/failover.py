@@ -299,6 +299,8 @@ class Failover:
         for standby in self._standbys():
             if self._rank(standby.endpoint) >= self._rank(active.endpoint) or standby.number in self._move_at:
                 continue
+            if any(c.state is State.SUSPECT and c.sink != standby.sink for c in self._connections.values()):
+                continue  # what a suspect has in flight would exist in both; it is given up soon
             if self._endpoints[standby.endpoint].spending < self._endpoints[active.endpoint].spending:
                 reason = "its data budget is down to the reserve"
             elif now < self._fail_back_at[standby.number] or now < self._hold_until:

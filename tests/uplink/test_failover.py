@@ -273,6 +273,18 @@ def test_a_suspect_is_not_hedged_on_another_sink_until_it_is_given_up() -> None:
     assert Activate(2) in world.machine.failed(first, LOST, b"", world.now)
 
 
+def test_nothing_returns_to_a_better_endpoint_on_another_sink_while_a_suspect_is_open() -> None:
+    machine = Failover((False, False, False), Standby.AUTO, lambda: 0.0)
+    machine.tick(0.0)  # 1 to the first endpoint
+    machine.opened(1, "a", 0.1)
+    machine.tick(2.0)  # 2 to the second
+    machine.opened(2, "b", 2.1)
+    later = 2.1 + HEALTHY_S + FAIL_BACK_JITTER_S
+    assert machine.suspect(1, later) == [Connect(3, 2, True)]
+    assert machine.opened(3, "a", later + 0.1) == [Activate(3)], "the suspect's own sink, and not back at once"
+    assert Activate(2) in machine.failed(1, LOST, b"", later + 3.0)
+
+
 @pytest.mark.parametrize(("sinks", "after_s"), [("nn", 0.75), ("ns", 3.75)])
 @pytest.mark.parametrize("random", [0.0, 0.5, 0.99])
 def test_a_server_that_welcomes_and_never_acks_is_left_for_one_that_does(

@@ -41,6 +41,8 @@ _CLOCK_LOOK_S = 5.0
 """How often UTC is looked at: a clock that was just set is noticed within this."""
 _LAST_WORDS_S = 3.0
 """How long the uplink may still deliver after SIGTERM; what remains is on disk."""
+_WORTH_TELLING_S = 10.0
+"""Younger than this, what waits for its ack is the ordinary traffic."""
 _LAST_LOOK_S = 0.02
 
 
@@ -196,9 +198,9 @@ class App:
                 word for word, there in (("a bus", config.buses), ("an endpoint", config.uplink.endpoint)) if not there
             ]
             return f"Waiting for configuration: {' and '.join(missing)}"
-        active = self._uplink.status()["active"]
         records, age_s = self._buffer.waiting()
-        where = f"sending to {active}" if active else f"no endpoint reachable, {records} batches wait ({age_s:.0f} s)"
+        waiting = f", {records} batches wait ({age_s:.0f} s)" if records and age_s >= _WORTH_TELLING_S else ""
+        where = f"{self._uplink.sentence()}{waiting}"
         number = len(self._devices)
         devices = f"{number} {'device' if number == 1 else 'devices'}" + (f", {failing} failing" if failing else "")
         return f"{devices}; {where}"

@@ -250,7 +250,7 @@ class GapBody(msgspec.Struct, frozen=True, omit_defaults=True):
     """What was given up."""
 
     reason: GapReason
-    readings: int | None = None
+    readings: Annotated[int, msgspec.Meta(ge=0)] | None = None
     """None: nobody knows how many."""
     device: str = ""
     """Empty: several, or unknown."""

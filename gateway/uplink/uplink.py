@@ -372,6 +372,13 @@ class Uplink:
             "endpoints": [self._endpoint_status(index, now) for index in range(len(self._endpoints))],
         }
 
+    def sentence(self) -> str:
+        """Where records go, in a few words."""
+        if self._active is not None:
+            return f"sending to {self._active.endpoint.label}"
+        tried = any(trouble.count for trouble in self._trouble)
+        return "no endpoint reachable" if tried else "connecting"
+
     def _endpoint_status(self, index: int, now: float) -> dict[str, Json]:
         state, trouble = self._failover.state(index), self._trouble[index]
         words = [each.value for each in sorted(set(state.states), key=list(State).index, reverse=True)]

@@ -71,6 +71,9 @@ def test_run_status_tail_and_a_drain_that_keeps_everything(folder: Path) -> None
             with Running(folder, "tail", "inverter", "--socket", control) as tail:
                 tail.until(lambda: tail.out.count("\n") >= 4, "it shows readings")
                 assert re.match(r"\d\d:\d\d:\d\d\.\d{3} inverter (sequence \d+|power [\d.]+ W)\n", tail.out), tail.out
+                deadline = time.monotonic() + 10  # a batch waits once it is closed, after the first readings were seen
+                while "nothing waits" in (out := gateway("status", "--socket", control).out):
+                    assert time.monotonic() < deadline, out
                 code, out, err = gateway("status", "--socket", control)
                 assert (code, err) == (0, "")
                 assert re.search(r"^here\ngateway \S+, up \S+, [\d,]+ readings, clock ", out)

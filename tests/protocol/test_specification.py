@@ -289,6 +289,15 @@ def test_a_status_of_another_form_makes_a_dead_letter(word: Any) -> None:
     assert entry.poison
 
 
+def test_a_gap_that_claims_less_than_nothing_makes_a_dead_letter() -> None:
+    """[D6c] Counted in, it would hide what others have lost."""
+    (example,) = [each for each in examples() if each["type"] == "gap"]
+    example["body"]["readings"] = -1
+    message = messages.decode_from_gateway(json.dumps(example))
+    assert isinstance(message, messages.Gap)
+    assert entry_of(message, "g", message.seq, message.last, 0).poison
+
+
 def test_a_status_of_a_later_version_goes_through_as_it_came() -> None:
     entry = _with_status("bad:of_tomorrow")
     assert isinstance(entry.body, batch.Body)

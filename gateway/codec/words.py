@@ -1,7 +1,7 @@
 """Pure: numbers and texts as devices lay them out in bytes: type words and byte orders.
 
-One vocabulary for every bus. A type is `int16`, `uint32`, `float64`, `string`, `bit`, `bool`, … in any case. A byte
-order is written as letters, A being the most significant byte, in the order in which the bytes travel: `ABCD`, `CDAB`,
+One vocabulary for every bus. A type is `int16`, `uint32`, `float64`, `bcd16`, `string`, `bit`, `bits`, `bool`, … in any
+case. A byte order is written as letters, A being the most significant byte, in the order in which the bytes travel: `ABCD`, `CDAB`,
 `BADC`, `DCBA` (and `AB`, `ABCDEFGH`, …), or in the words of others: `big`, `little`, and what Home Assistant calls
 `swap`: `none`, `word`, `byte`, `word_byte`. An order given for a whole bus fits types of every width:
 
@@ -11,7 +11,9 @@ order is written as letters, A being the most significant byte, in the order in 
     byte     BA       BADC     BADCFEHG
     little   BA       DCBA     HGFEDCBA
 
-Integers are exact to 64 bits. A float32 is decoded as the shortest decimal that means the same float32: a device that
+Integers are exact to 64 bits. A mask takes some of an integer's bits, shifted down to the lowest of them; where the type
+has a sign the highest bit of the mask is the sign. BCD has one decimal digit in each half byte, and what is no digit is
+no value. A float32 is decoded as the shortest decimal that means the same float32: a device that
 says 21.1 is read as 21.1, not as 21.100000381469727. NaN and infinity are a device's way to say that it has no value:
 they decode to None.
 """
@@ -29,13 +31,14 @@ from gateway.errors import DecodeError
 from gateway.model import Value
 
 _LETTERS = "ABCDEFGH"
-_NUMBER = re.compile(r"(int|uint|float)(\d+)([hl]?)")
+_NUMBER = re.compile(r"(int|uint|float|bcd|s|u)(\d+)([hl]?)(?:-ieee)?")
 _FLOATS = {2: "e", 4: "f", 8: "d"}
 # Significant decimals: so many always survive decimal → float → decimal (of numbers above the subnormal ones, the
 # third), so many are always enough for float → decimal → float.
 _DECIMALS = {2: (3, 5, 2.0**-14), 4: (6, 9, 2.0**-126)}
 _ALIASES = {"float": "float32", "real": "float32", "double": "float64", "boolean": "bool", "text": "string"}
-_NAMES = "int8 … int64, uint8 … uint64, float16, float32, float64, string, bit, bool"
+_SHORT = {"s": "int", "u": "uint"}  # as wb-mqtt-serial has them
+_NAMES = "int8 … int64, uint8 … uint64, float16, float32, float64, bcd8 … bcd64, string, bit, bits, bool"
 
 
 class Order(Enum):
@@ -76,6 +79,7 @@ class Family(Enum):
     INT = "int"
     UINT = "uint"
     FLOAT = "float"
+    BCD = "bcd"
     STRING = "string"
     BIT = "bit"
     BOOL = "bool"
@@ -89,6 +93,9 @@ class Word(msgspec.Struct, frozen=True):
     """Bytes."""
     order: Order = Order.BIG
     bit: int = 0
+    mask: int = 0
+    """Of an integer: only these bits, moved down by `shift`; 0 means all."""
+    shift: int = 0
 
     @property
     def registers(self) -> int:
@@ -97,10 +104,27 @@ class Word(msgspec.Struct, frozen=True):
 
     @property
     def integral(self) -> bool:
-        return self.family in (Family.INT, Family.UINT)
+        return self.family in (Family.INT, Family.UINT, Family.BCD)
+
+    @property
+    def whole(self) -> bool:
+        """It has its bytes for itself: writing it undoes nothing of a neighbour."""
+        return self.family is not Family.BIT and not self.mask
+
+    @property
+    def span(self) -> int:
+        """How many different values an integer can have."""
+        if self.family is Family.BCD:
+            return int(10 ** (2 * self.size))
+        return 1 << (self.mask.bit_length() - self.shift if self.mask else 8 * self.size)
+
+    @property
+    def low(self) -> int:
+        """The smallest integer; the largest is `low + span - 1`."""
+        return -(self.span // 2) if self.family is Family.INT else 0
 
     def decode(self, data: bytes) -> Value | None:
-        """The value, or None for NaN and infinity.
+        """The value, or None for NaN, infinity and what is no BCD.
 
         `data` has `size` bytes. A single byte or a text may also come as whole registers: the byte is then the low
         one (with a swapped byte order the high one), and what is behind the text does not count.
@@ -122,8 +146,17 @@ class Word(msgspec.Struct, frozen=True):
             data = bytes([data[i] for i in self.order.places(self.size)])
         if self.family is Family.FLOAT:
             return _shortest(data)
+        if self.family is Family.BCD:
+            digits = data.hex()
+            return int(digits) if digits.isdecimal() else None
+        if self.mask:
+            return self._masked(int.from_bytes(data, "big"))
         number = int.from_bytes(data, "big", signed=self.family is Family.INT)
         return bool(number >> self.bit & 1) if self.family is Family.BIT else number
+
+    def _masked(self, bits: int) -> int:
+        field = (bits & self.mask) >> self.shift
+        return field - self.span if field >= self.low + self.span else field
 
     def encode(self, value: Value) -> bytes:
         """`size` bytes that decode to this value again (a float: to the nearest one that fits).
@@ -141,8 +174,8 @@ class Word(msgspec.Struct, frozen=True):
             raise ValueError(f"{value!r} is not a number")
         if self.family is Family.BOOL:
             return bytes([bool(value)])
-        if self.family is Family.BIT:
-            raise ValueError("a single bit cannot be written without its neighbours")
+        if not self.whole:
+            raise ValueError("single bits cannot be written without their neighbours")
         data = self._float(value) if self.family is Family.FLOAT else self._integer(value)
         return bytes([data[i] for i in self.order.places(self.size)])
 
@@ -157,13 +190,12 @@ class Word(msgspec.Struct, frozen=True):
     def _integer(self, value: float) -> bytes:
         if not math.isfinite(value) or value != int(value):
             raise ValueError(f"{value!r} is not a whole number")
-        signed = self.family is Family.INT
-        try:
-            return int(value).to_bytes(self.size, "big", signed=signed)
-        except OverflowError:
-            low = -(1 << 8 * self.size - 1) if signed else 0
-            high = low + (1 << 8 * self.size) - 1
-            raise ValueError(f"{int(value)} does not fit into {self}: {low} … {high}") from None
+        number = int(value)
+        if not self.low <= number < self.low + self.span:
+            raise ValueError(f"{number} does not fit into {self}: {self.low} … {self.low + self.span - 1}")
+        if self.family is Family.BCD:
+            return bytes.fromhex(f"{number:0{2 * self.size}}")
+        return number.to_bytes(self.size, "big", signed=self.family is Family.INT)
 
     @property
     def _swapped(self) -> bool:
@@ -174,40 +206,74 @@ class Word(msgspec.Struct, frozen=True):
         return bytes([data[i] for i in Order.BYTE.places(len(data))]) if self._swapped else data
 
     def __str__(self) -> str:
-        numeric = self.family in (Family.INT, Family.UINT, Family.FLOAT)
-        return f"{self.family.value}{8 * self.size}" if numeric else self.family.value
+        numeric = self.integral or self.family is Family.FLOAT
+        name = f"{self.family.value}{8 * self.size}" if numeric else self.family.value
+        return f"{name} & {self.mask:#x}" if self.mask else name
 
 
-def parse(name: str, byte_order: str = "", *, length: int = 0, bit: int | None = None) -> Word:
-    """`parse("float32", "CDAB")`, `parse("string", length=8)`, `parse("bit", bit=3)`.
+def parse(
+    name: str,
+    byte_order: str = "",
+    *,
+    length: int = 0,
+    bit: int | None = None,
+    bits: int | None = None,
+    mask: int = 0,
+    shift: int | None = None,
+) -> Word:
+    """`parse("float32", "CDAB")`, `parse("string", length=8)`, `parse("bit", bit=3)`, `parse("bits", bit=4, bits=3)`.
 
-    `length` is the bytes of a string, `bit` counts from the least significant.
+    `length` is the bytes of a string, `bit` counts from the least significant, `bits` says how many from there on,
+    `shift` is by default as far as the lowest bit of `mask`.
 
     Raises:
         ValueError: a finished sentence about what does not fit.
     """
-    lower = _ALIASES.get(name.strip().lower(), name.strip().lower())
+    lower = name.strip().lower()
+    lower = _ALIASES.get(lower, lower)
     order = parse_order(byte_order)
-    if lower == "string":
-        if length < 1:
-            raise ValueError("a string needs `length`, its bytes")
-        return Word(Family.STRING, length, order)
-    if length:
+    if lower == "string" and length < 1:
+        raise ValueError("a string needs `length`, its bytes")
+    if length and lower != "string":
         raise ValueError(f"`length` is for strings; {name} knows its own")
-    if lower == "bit":
-        if bit is None or not 0 <= bit <= 15:
-            raise ValueError("type bit needs `bit`, 0 (least significant) to 15")
+    if bit is not None and lower not in ("bit", "bits"):
+        raise ValueError(f'`bit` goes with type = "bit" or "bits", not with {name}')
+    if bits is not None and lower != "bits":
+        raise ValueError(f'`bits` goes with type = "bits", not with {name}')
+    if shift is not None and not mask:
+        raise ValueError("`shift` goes with `mask`")
+    if lower in ("bit", "bits"):
+        word = _bits(lower, bit, bits, order)
+    elif lower == "string":
+        word = Word(Family.STRING, length, order)
+    elif lower == "bool":
+        word = Word(Family.BOOL, 1, order)
+    else:
+        word = _number(name, lower, byte_order, order)
+    if not mask:
+        return word
+    if word.family not in (Family.INT, Family.UINT) or word.mask:
+        raise ValueError(f"`mask` goes with an integer, not with {name}")
+    shift = (mask & -mask).bit_length() - 1 if shift is None else shift
+    if not 0 < mask < word.span or mask >> shift == 0:
+        raise ValueError(f"nothing of mask {mask:#x} is left in {name}{f' shifted by {shift}' if shift else ''}")
+    return Word(word.family, word.size, order, mask=mask, shift=shift)
+
+
+def _bits(name: str, bit: int | None, bits: int | None, order: Order) -> Word:
+    if bit is None or not 0 <= bit <= 15:
+        raise ValueError(f"type {name} needs `bit`, 0 (least significant) to 15")
+    if name == "bit":
         return Word(Family.BIT, 2, order, bit)
-    if bit is not None:
-        raise ValueError(f'`bit` goes with type = "bit", not with {name}')
-    if lower == "bool":
-        return Word(Family.BOOL, 1, order)
-    return _number(name, lower, byte_order, order)
+    if bits is None or not 1 <= bits <= 16 - bit:
+        raise ValueError(f"type bits needs `bits`, how many from bit {bit} on: 1 to {16 - bit}")
+    return Word(Family.UINT, 2, order, mask=((1 << bits) - 1) << bit, shift=bit)
 
 
 def _number(name: str, lower: str, byte_order: str, order: Order) -> Word:
     match = _NUMBER.fullmatch(lower)
-    family, size, half = (Family(match[1]), int(match[2]) // 8, match[3]) if match else (Family.INT, 0, "")
+    family = Family(_SHORT.get(match[1], match[1])) if match else Family.INT
+    size, half = (int(match[2]) // 8, match[3]) if match else (0, "")
     sizes = tuple(_FLOATS) if family is Family.FLOAT else range(1, 9)
     if match is None or size not in sizes or int(match[2]) % 8 or (half and size != 1):
         raise ValueError(f"unknown type {name!r}; known: {_NAMES}")

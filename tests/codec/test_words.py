@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import struct
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -83,6 +84,55 @@ def test_every_integer_comes_back_exactly(size: int, signed: bool, order: Order,
     assert len(word.encode(value)) == size
     assert word.decode(word.encode(value)) == value
     assert type(word.decode(word.encode(value))) is int
+
+
+@given(st.integers(1, 8), st.sampled_from(Order), st.data())
+def test_every_bcd_number_comes_back_and_reads_as_its_digits(size: int, order: Order, data: st.DataObject) -> None:
+    value = data.draw(st.integers(0, 10 ** (2 * size) - 1))
+    word = parse(f"bcd{8 * size}", order.value)
+    assert word.decode(word.encode(value)) == value
+    assert parse(f"bcd{8 * size}").encode(value).hex() == f"{value:0{2 * size}}"
+
+
+def test_what_is_no_decimal_digit_is_no_value() -> None:
+    assert parse("BCD16").decode(b"\x12\x34") == 1234
+    assert parse("bcd32", "CDAB").decode(b"\x56\x78\x12\x34") == 12345678
+    assert parse("bcd16").decode(b"\xff\xff") is None
+    assert parse("bcd16").decode(b"\x0a\x00") is None
+    for wrong in (-1, 10_000):
+        with pytest.raises(ValueError, match="does not fit into bcd16: 0 … 9999"):
+            parse("bcd16").encode(wrong)
+
+
+@pytest.mark.parametrize(
+    ("words", "wire", "value"),
+    [
+        ({"name": "bits", "bit": 4, "bits": 3}, "0050", 5),
+        ({"name": "bits", "bit": 4, "bits": 3}, "ff8f", 0),
+        ({"name": "bits", "bit": 0, "bits": 16}, "ffff", 65535),
+        ({"name": "bits", "bit": 8, "bits": 2, "byte_order": "BA"}, "0003", 3),
+        ({"name": "uint16", "mask": 0xFF00}, "12ab", 0x12),
+        ({"name": "uint16", "mask": 0xFF00, "shift": 0}, "12ab", 0x1200),
+        ({"name": "uint32", "mask": 0xFFFFFF, "byte_order": "CDAB"}, "3456ff12", 0x123456),
+        ({"name": "int16", "mask": 0x0FF0}, "0ff0", -1),
+        ({"name": "int16", "mask": 0x0FF0}, "f7f0", 127),
+        ({"name": "int32", "mask": 0xFFFF0000}, "80000001", -32768),
+    ],
+)
+def test_some_bits_of_an_integer_are_a_number_of_their_own(words: dict[str, Any], wire: str, value: int) -> None:
+    word = parse(**words)
+    assert word.decode(bytes.fromhex(wire)) == value
+    with pytest.raises(ValueError, match="neighbours"):
+        word.encode(value)
+
+
+@given(st.integers(1, (1 << 32) - 1), st.integers(0, (1 << 32) - 1), st.booleans())
+def test_a_masked_value_lies_in_its_span(mask: int, register: int, signed: bool) -> None:
+    word = parse("int32" if signed else "uint32", mask=mask)
+    value = word.decode(register.to_bytes(4, "big"))
+    assert isinstance(value, int)
+    assert word.low <= value < word.low + word.span
+    assert (value << word.shift) & mask == register & mask
 
 
 @given(st.integers(1, 8), st.booleans(), st.sampled_from([-1, 1]))
@@ -191,13 +241,16 @@ def test_every_text_comes_back(text: str, order: str) -> None:
         ("double", Family.FLOAT, 8),
         ("uint24", Family.UINT, 3),
         ("Boolean", Family.BOOL, 1),
+        ("u32", Family.UINT, 4),
+        ("s16", Family.INT, 2),
+        ("FLOAT32-IEEE", Family.FLOAT, 4),
     ],
 )
 def test_names_are_read_in_any_case_and_by_common_aliases(name: str, family: Family, size: int) -> None:
     assert (parse(name).family, parse(name).size) == (family, size)
 
 
-@pytest.mark.parametrize("name", ["int", "int12", "int72", "float8", "float24", "bcd16", "", "int16h"])
+@pytest.mark.parametrize("name", ["int", "int12", "int72", "float8", "float24", "bcd12", "", "int16h"])
 def test_unknown_types_are_refused_with_what_is_known(name: str) -> None:
     with pytest.raises(ValueError, match=r"unknown type .* known: int8"):
         parse(name)
@@ -210,6 +263,17 @@ def test_what_does_not_fit_together_is_refused() -> None:
         lambda: parse("bit"),
         lambda: parse("bit", bit=16),
         lambda: parse("int16", bit=1),
+        lambda: parse("bits", bit=1),
+        lambda: parse("bits", bits=1),
+        lambda: parse("bits", bit=14, bits=3),
+        lambda: parse("bit", bit=1, bits=1),
+        lambda: parse("float32", mask=1),
+        lambda: parse("bcd16", mask=1),
+        lambda: parse("bits", bit=1, bits=1, mask=2),
+        lambda: parse("uint16", mask=0x10000),
+        lambda: parse("uint16", mask=-1),
+        lambda: parse("uint16", mask=0xFF, shift=8),
+        lambda: parse("uint16", shift=8),
         lambda: parse("float32", "BA"),
         lambda: parse("float32", "ACBD"),
         lambda: parse_order("middle"),

@@ -1,9 +1,9 @@
 """Pure: numbers and texts as devices lay them out in bytes: type words and byte orders.
 
-One vocabulary for every bus. A type is `int16`, `uint32`, `float64`, `bcd16`, `string`, `bit`, `bits`, `bool`, … in any
-case. A byte order is written as letters, A being the most significant byte, in the order in which the bytes travel: `ABCD`, `CDAB`,
-`BADC`, `DCBA` (and `AB`, `ABCDEFGH`, …), or in the words of others: `big`, `little`, and what Home Assistant calls
-`swap`: `none`, `word`, `byte`, `word_byte`. An order given for a whole bus fits types of every width:
+One vocabulary for every bus. A type is `int16`, `uint32`, `float64`, `bcd16`, `string`, `bit`, `bits`, `bool`, … in
+any case. A byte order is written as letters, A being the most significant byte, in the order in which the bytes travel:
+`ABCD`, `CDAB`, `BADC`, `DCBA` (and `AB`, `ABCDEFGH`, …), or in the words of others: `big`, `little`, and what Home
+Assistant calls `swap`: `none`, `word`, `byte`, `word_byte`. An order given for a whole bus fits types of every width:
 
              16 bit   32 bit   64 bit
     big      AB       ABCD     ABCDEFGH
@@ -11,11 +11,11 @@ case. A byte order is written as letters, A being the most significant byte, in 
     byte     BA       BADC     BADCFEHG
     little   BA       DCBA     HGFEDCBA
 
-Integers are exact to 64 bits. A mask takes some of an integer's bits, shifted down to the lowest of them; where the type
-has a sign the highest bit of the mask is the sign. BCD has one decimal digit in each half byte, and what is no digit is
-no value. A float32 is decoded as the shortest decimal that means the same float32: a device that
-says 21.1 is read as 21.1, not as 21.100000381469727. NaN and infinity are a device's way to say that it has no value:
-they decode to None.
+Integers are exact to 64 bits. A mask takes some of an integer's bits, shifted down to the lowest of them; where the
+type has a sign the highest bit of the mask is the sign. BCD has one decimal digit in each half byte, and what is no
+digit is no value. A float32 is decoded as the shortest decimal that means the same float32: a device that says 21.1 is
+read as 21.1, not as 21.100000381469727. NaN and infinity are a device's way to say that it has no value: they decode to
+None.
 """
 
 from __future__ import annotations

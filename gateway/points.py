@@ -151,6 +151,20 @@ class Device(Table, frozen=True, kw_only=True):
     name: Annotated[str, Key("id of the device; readings carry it", pattern=r"[A-Za-z0-9_.:{}-]+")]
     bus: Annotated[str, Key("name of the [[bus]] it sits on")]
     enabled: Annotated[bool, Key("false: checked, but not used")] = True
+    profile: Annotated[
+        str,
+        Key(
+            "a ready-made profile, or a [[template]] of this file, that says all that is not said here",
+            alias=("template",),
+            example='"eastron-sdm630"',
+        ),
+    ] = ""
+    only: Annotated[
+        tuple[str, ...], Key("of the profile's points only these; * is any text", example='["power*", "frequency"]')
+    ] = ()
+    without: Annotated[
+        tuple[str, ...], Key("of the profile's points all but these; * is any text", example='["*_l3"]')
+    ] = ()
     tags: Annotated[
         dict[str, str], Key("free words that go to the sink with the device", example='{ site = "hall-2" }')
     ] = {}  # noqa: RUF012

@@ -62,6 +62,10 @@ def plan(config: Config) -> list[str]:
     lines = []
     for entry in config.buses:
         lines.append(f"bus {entry.name} ({entry.kind.name}), {count(len(entry.devices), 'device')}")
+        for device in entry.devices:
+            if brought := config.brought.get(device.name):
+                less = f", without {brought.left_out} more" if brought.left_out else ""
+                lines.append(f"  {device.name}: {count(brought.points, 'point')} of {', '.join(brought.by)}{less}")
         if entry.kind.plan is not None:
             lines += [f"  {line}" for line in entry.kind.plan(entry.bus, entry.devices)]
     if not config.buses:

@@ -1,21 +1,24 @@
 """Pure: document → `Config`, or every mistake in it.
 
 What one table may hold is said by its declaration and found by `settings.read`. Here is what holds between tables:
-devices refer to buses and take the shape of their bus's kind, names are unique, keys that stand in the wrong table are
-told where they belong.
+devices refer to buses and take the shape of their bus's kind, what profiles and templates say of them is laid under
+them, names are unique, keys that stand in the wrong table are told where they belong.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
 from gateway.buffer.config import BufferSettings
-from gateway.config.schema import LISTS, TABLES, BusConfig, Config, GatewaySettings
+from gateway.config.layers import Layer, Words, merge, words
+from gateway.config.library import Profile
+from gateway.config.problems import Source
+from gateway.config.schema import LISTS, TABLES, Brought, BusConfig, Config, GatewaySettings
 from gateway.connectors.base import AnyKind
 from gateway.connectors.registry import Registry
 from gateway.errors import ConfigError
@@ -40,36 +43,54 @@ _ELSEWHERE = {
 """What others call a table → what it is called here."""
 
 
+class Profiles(Protocol):
+    """Where profiles come from."""
+
+    def names(self) -> Sequence[str]: ...
+
+    def find(self, name: str) -> Profile | None:
+        """
+        Raises:
+            ConfigError: it is there and cannot be used.
+        """
+
+
 class Assembled(NamedTuple):
     """`config` is None when there are mistakes; `tables` is every table that could be read, by its path."""
 
     config: Config | None
     tables: dict[KeyPath, Table]
     mistakes: list[Mistake]
+    warnings: list[Mistake]
 
 
 def assemble(
-    document: Mapping[str, Any], environ: Mapping[str, str], registry: Registry, line_of: Callable[[KeyPath], int]
+    document: Mapping[str, Any], environ: Mapping[str, str], registry: Registry, profiles: Profiles, source: Source
 ) -> Assembled:
-    """Nothing stops at the first mistake."""
-    one = _Assembly(document, registry, line_of)
+    """Nothing stops at the first mistake. `source` learns what is written elsewhere than the document has it."""
+    one = _Assembly(document, registry, profiles, source)
     one.read_all()
     config = None if one.mistakes else one.config(environ)
-    return Assembled(config, one.tables, one.mistakes)
+    return Assembled(config, one.tables, one.mistakes, one.unused_templates())
 
 
 class _Assembly:
-    def __init__(self, document: Mapping[str, Any], registry: Registry, line_of: Callable[[KeyPath], int]) -> None:
+    def __init__(self, document: Mapping[str, Any], registry: Registry, profiles: Profiles, source: Source) -> None:
         self._document = document
         self._registry = registry
-        self._line_of = line_of
+        self._profiles = profiles
+        self._source = source
         self.mistakes: list[Mistake] = []
         self.tables: dict[KeyPath, Table] = {}
         self._buses = self._rows("bus")
-        self._devices = self._rows("device")
+        self._templates = self._rows("template")
         self._kinds = {i: kind for i, raw in self._buses if (kind := self._kind(i, raw)) is not None}
         self._bus_of: dict[int, int] = {}
         """Number of a device → number of its bus."""
+        self._brought: dict[int, Brought] = {}
+        self._used: set[int] = set()
+        """Numbers of the templates that a device uses."""
+        self._devices = [(i, whole) for i, raw in self._rows("device") if (whole := self._whole(i, raw)) is not None]
         self._headers = self._all_headers()
 
     def read_all(self) -> None:
@@ -87,6 +108,10 @@ class _Assembly:
         for i, raw in self._devices:
             self._device(i, raw)
         self._unique(self._buses, ("bus",), "a bus")
+        for i, raw in self._templates:
+            if not isinstance(raw.get("name"), str):
+                self._wrong(("template", i), "`name` is missing: what devices call it, in `profile`")
+        self._unique(self._templates, ("template",), "a template")
         self._unique(self._devices, ("device",), "a device")
         for i, raw in self._devices:
             points = raw.get("points")
@@ -110,7 +135,13 @@ class _Assembly:
         said = self._document.get("gateway", {})
         given = {key: environ.get(name, "").split(":")[0] for key, name in _FROM_SYSTEMD.items() if key not in said}
         gateway = msgspec.structs.replace(gateway, **{key: Path(path) for key, path in given.items() if path})
-        return Config(gateway, self._got(BufferSettings, "buffer"), self._got(UplinkSettings, "uplink"), buses)
+        brought = {self._got(Device, "device", i).name: each for i, each in self._brought.items()}
+        return Config(gateway, self._got(BufferSettings, "buffer"), self._got(UplinkSettings, "uplink"), buses, brought)
+
+    def unused_templates(self) -> list[Mistake]:
+        """Nobody has read what these say."""
+        unused = (i for i, _ in self._templates if i not in self._used)
+        return [Mistake(("template", i), "no device uses this template: nothing in it was checked") for i in unused]
 
     # ── tables ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -199,6 +230,78 @@ class _Assembly:
                 kinds.append(self._registry.kind(each))
         return min(kinds, key=lambda kind: len(read(kind.bus, raw)[1]), default=None)
 
+    # ── what profiles and templates say ──────────────────────────────────────────────────────────────────────────
+
+    def _whole(self, i: int, raw: dict[str, Any]) -> dict[str, Any] | None:
+        """A device with all that its templates and profile say of it; None when one of them cannot be used."""
+        layers = self._layers(i, raw)
+        if layers is None:
+            return None
+        if len(layers) == 1:
+            for word in ("only", "without"):
+                if word in raw:
+                    self._wrong(("device", i, word), "chooses among the points of a profile, and there is none")
+            return raw
+        bus = next((layer.raw["bus"] for layer in layers if "bus" in layer.raw), None)
+        kind = next((self._kinds[n] for n, row in self._buses if n in self._kinds and row.get("name") == bus), None)
+        profile = layers[-1].profile
+        if kind is not None and profile is not None and kind.name not in profile.head.kinds:
+            fitting = " or ".join(profile.head.kinds)
+            self._wrong(
+                ("device", i), f"profile {profile.name} is for a bus of kind {fitting}; {bus} is of kind {kind.name}"
+            )
+            return None
+        whole = merge(layers, words(kind.device) if kind else Words())
+        self.mistakes += whole.mistakes
+        for path, written in whole.written.items():
+            self._source.borrow(("device", i, *path), *written)
+        self._brought[i] = Brought(tuple(layer.title for layer in layers[1:]), whole.brought, whole.left_out)
+        return whole.raw
+
+    def _layers(self, i: int, raw: Mapping[str, Any]) -> list[Layer] | None:
+        """The device's own table and all that stand below it; None when one cannot be used, which has been told."""
+        templates = {row["name"]: (n, row) for n, row in reversed(self._templates) if isinstance(row.get("name"), str)}
+        layers = [Layer(raw, self._source, ("device", i))]
+        while (layer := layers[-1]).profile is None:
+            word = next((word for word in ("profile", "template") if word in layer.raw), None)
+            if word is None:
+                break
+            name, place = layer.raw[word], (*layer.path, word)
+            if not isinstance(name, str):
+                if len(layers) == 1:
+                    break  # the reader says what is wrong with it
+                self._wrong(place, "expected the name of a profile or template in quotes")
+                return None
+            if name in templates:
+                n, row = templates[name]
+                if any(each.raw is row for each in layers):
+                    self._wrong(place, f"template {name} stands on itself")
+                    return None
+                self._used.add(n)
+                layers.append(Layer(row, self._source, ("template", n), f"template {name}"))
+                continue
+            profile = self._profile(name, place, templates)
+            if profile is None:
+                return None
+            title = f"profile {name} ({profile.origin})"
+            layers.append(Layer(profile.device, profile.source, ("device",), title, profile))
+        return layers
+
+    def _profile(self, name: str, place: KeyPath, templates: Iterable[str]) -> Profile | None:
+        try:
+            profile = self._profiles.find(name)
+        except ConfigError as error:
+            for problem in error.problems:
+                self._wrong(place, f"profile {name} cannot be used: {problem}")
+            return None
+        if profile is None:
+            close = closest(name, [*templates, *self._profiles.names()])
+            hint = f"did you mean `{close}`?" if close else "`gateway profiles list` shows what there is"
+            self._wrong(place, f'no profile or [[template]] is named "{name}"; {hint}')
+        return profile
+
+    # ── devices ──────────────────────────────────────────────────────────────────────────────────────────────────
+
     def _device(self, i: int, raw: Mapping[str, Any]) -> None:
         bus = self._bus(i, raw)
         if bus is None or bus not in self._kinds:
@@ -251,7 +354,7 @@ class _Assembly:
             if isinstance(name, str) and first.setdefault(name, i) != i:
                 self._wrong(
                     (*path, i, "name"),
-                    f'"{name}" is already the name of {what}, in line {self._line_of((*path, first[name]))}',
+                    f'"{name}" is already the name of {what}, in line {self._source.at((*path, first[name])).line}',
                 )
 
 

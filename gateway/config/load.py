@@ -1,7 +1,8 @@
 """Reads a configuration file: all of its mistakes in one run, each with its place, or a `Config`.
 
 The tables `[gateway]`, `[buffer]` and `[uplink]` have one shape each. `[[bus]]` and `[[device]]` have the shape that
-their kind of bus declares; only kinds that the file names are imported. A file without buses or endpoints is valid.
+their kind of bus declares; only kinds that the file names are imported. What profiles and templates say is laid under
+the devices that name them. A file without buses or endpoints is valid.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from gateway.config.assemble import assemble
+from gateway.config.assemble import Profiles, assemble
+from gateway.config.library import Library
 from gateway.config.positions import NOWHERE, Place, syntax_error
 from gateway.config.problems import Problem, Source
 from gateway.config.schema import Config
@@ -55,11 +57,25 @@ def check_text(text: str, file: str, environ: Mapping[str, str], registry: Regis
         return _unusable(Source(file, text), *syntax_error(text, error))
     except RecursionError:
         return _unusable(Source(file, text), Place(1, 1), "brackets are nested too deeply")
-    source = Source(file, text, document)
-    config, tables, mistakes = assemble(document, environ, registry, lambda path: source.at(path).line)
+    library = Library(_folder(document, Path(file)))
+    return check_document(document, Source(file, text, document), environ, registry, library)
+
+
+def check_document(
+    document: Mapping[str, Any], source: Source, environ: Mapping[str, str], registry: Registry, profiles: Profiles
+) -> Report:
+    """Like `check`, of what TOML made of a text."""
+    config, tables, mistakes, unused = assemble(document, environ, registry, profiles, source)
     if config is None:
-        return Report(None, _sorted(source.problem(*mistake) for mistake in mistakes), ())
-    return Report(config, (), _sorted(source.problem(*each) for each in warnings(config, tables, source)))
+        return Report(None, _sorted(source.problems(mistakes)), ())
+    return Report(config, (), _sorted(source.problems([*warnings(config, tables, source), *unused])))
+
+
+def _folder(document: Mapping[str, Any], file: Path) -> Path:
+    """Where the user's own profiles lie; what is wrong with the key is told when it is read."""
+    gateway = document.get("gateway")
+    said = gateway.get("profiles_dir") if isinstance(gateway, dict) else None
+    return file.parent / (said if isinstance(said, str) and said else "profiles")
 
 
 def _unusable(source: Source, place: Place, message: str) -> Report:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from gateway.config.positions import START, Place, scan, secret
-from gateway.settings import KeyPath
+from gateway.settings import KeyPath, Mistake
 
 _ASSIGNED = re.compile(r"(?P<key>[A-Za-z0-9_.\"'-]+)(?P<sign>\s*[=:]+\s*)(?P<value>\"[^\"]*\"?|'[^']*'?|[^,}\s]+)")
 _CREDENTIALS = re.compile(r"//[^/\s@\"']+@")
@@ -54,6 +54,18 @@ class Source:
         self._file = file
         self._text = text
         self._document = document
+        self._borrowed: dict[KeyPath, tuple[Source, KeyPath]] = {}
+
+    def borrow(self, path: KeyPath, source: Source, there: KeyPath) -> None:
+        """What the document has at this path is written elsewhere: in this text or in another one."""
+        self._borrowed[path] = (source, there)
+
+    def written(self, path: KeyPath) -> tuple[Source, KeyPath]:
+        """In which text, and where in it, the thing at this path stands."""
+        for length in range(len(path), 0, -1):
+            if found := self._borrowed.get(path[:length]):
+                return found[0], (*found[1], *path[length:])
+        return self, path
 
     @functools.cached_property
     def _lines(self) -> list[str]:
@@ -66,13 +78,29 @@ class Source:
 
     def at(self, path: KeyPath) -> Place:
         """The place of a path, or of the nearest table around it that is written down."""
+        source, path = self.written(path)
+        return source._at(path)
+
+    def _at(self, path: KeyPath) -> Place:
         for length in range(len(path), 0, -1):
             if path[:length] in self._places:
                 return self._places[path[:length]]
         return START
 
     def problem(self, path: KeyPath, message: str) -> Problem:
-        return self.problem_at(self.at(path), message, self._name(path))
+        source, there = self.written(path)
+        if source is not self:
+            message += f"; used by {self._name(path[:2])}, {self._file}:{self._at(path[:2]).line}"
+        return source.problem_at(source._at(there), message, source._name(there))
+
+    def problems(self, mistakes: Iterable[Mistake]) -> Iterator[Problem]:
+        """What many devices have from one place is told once."""
+        told: set[tuple[int, KeyPath, str]] = set()
+        for path, message in mistakes:
+            source, there = self.written(path)
+            if (id(source), there, message) not in told:
+                told.add((id(source), there, message))
+                yield self.problem(path, message)
 
     def problem_at(self, place: Place, message: str, key: str = "") -> Problem:
         line = self._lines[place.line - 1] if place.line <= len(self._lines) else ""
@@ -80,7 +108,8 @@ class Source:
 
     def under_header(self, path: KeyPath) -> bool:
         """The table at this path was opened by a header of its own, not in braces."""
-        return self._lines[self.at(path).line - 1].lstrip().startswith("[")
+        source, there = self.written(path)
+        return source._lines[source._at(there).line - 1].lstrip().startswith("[")
 
     def _name(self, path: KeyPath) -> str:
         words = []

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 
@@ -29,6 +29,10 @@ class GatewaySettings(Table, frozen=True, kw_only=True):
     runtime_dir: Annotated[
         Path, Key("what must survive a restart: flight ring, control socket; under systemd its RuntimeDirectory")
     ] = Path("/run/gateway")
+    profiles_dir: Annotated[
+        Path | None,
+        Key("folder of your own profiles; default: profiles, beside this file", example='"/etc/gateway/profiles"'),
+    ] = None
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Key("the least that is logged")] = "info"
 
     def mistakes(self) -> Iterable[Mistake]:
@@ -42,8 +46,17 @@ TABLES: tuple[tuple[str, type[Table]], ...] = (
     ("uplink", UplinkSettings),
 )
 """The tables that exist once, in the order of the example file."""
-LISTS = ("bus", "device")
+LISTS = ("bus", "template", "device")
 """The tables that exist many times, each shaped by its kind of bus."""
+
+
+class Brought(NamedTuple):
+    """What a device did not say itself."""
+
+    by: tuple[str, ...]
+    """The templates and the profile, in a person's words."""
+    points: int
+    left_out: int
 
 
 class BusConfig(msgspec.Struct, frozen=True):
@@ -68,6 +81,8 @@ class Config(msgspec.Struct, frozen=True):
     buffer: BufferSettings
     uplink: UplinkSettings
     buses: tuple[BusConfig, ...]
+    brought: Mapping[str, Brought] = {}
+    """By name of the device."""
 
     @property
     def devices(self) -> tuple[Device, ...]:

@@ -182,7 +182,7 @@ SINGLE = [
     ("[[bus]]\nname = \"rs485a\"", '[[points]]\nname = "u"\n[[bus]]\nname = "rs485a"', "1:3: points: `points` is a key of [[device]]: write it below that header, as [[device.points]]"),
     ("unit_id = 7", "unit_id = 7\naddress = 3", "14:1: device.meter-1.address: `address` is a key of [[device.points]]"),
     ("[[bus]]\nname = \"rs485a\"", '[[outputs]]\nurl = "x"\n[[bus]]\nname = "rs485a"', "1:3: outputs: unknown table `outputs`; here it is [[uplink.endpoint]]"),
-    ("[[bus]]\nname = \"rs485a\"", 'address = []\n[[bus]]\nname = "rs485a"', "1:1: address: unknown table or key `address`; known: gateway, buffer, uplink, bus, device"),
+    ("[[bus]]\nname = \"rs485a\"", 'address = []\n[[bus]]\nname = "rs485a"', "1:1: address: unknown table or key `address`; known: gateway, buffer, uplink, bus, template, device"),
     ("[[bus]]\nname = \"rs485a\"", 'port = []\n[[bus]]\nname = "rs485a"', "1:1: port: `port` is a key of [[bus]]: write it below that header"),
     ("[[bus]]\nname = \"rs485a\"", '[gatewai]\n[[bus]]\nname = "rs485a"', "1:2: gatewai: unknown table or key `gatewai`; did you mean `gateway`?"),
     ("[[bus]]\nname = \"rs485a\"", '[gateway]\nhost = "a"\n[[bus]]\nname = "rs485a"', "2:1: gateway.host: `host` is a key of [[bus]]"),

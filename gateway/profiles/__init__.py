@@ -1,0 +1,1 @@
+"""Ready-made profiles: what a device's registers mean, as data. See README.md; `gateway.config.library` reads them."""

@@ -125,6 +125,7 @@ class ClientSession:
         self._state = "open"
         self.sink = welcome.sink
         self._allowance.grant(welcome.window)
+        self._watch.paused(not welcome.window.batches, now)
         self._watch.welcomed(welcome.ack_budget_ms / 1000, now)
         self._commands.welcomed(welcome.mono_ms, now)
         outputs: list[Output] = [Welcomed(welcome.sink, welcome.session, welcome.utc_ms, self._watch.srtt_s)]
@@ -338,6 +339,7 @@ class ClientSession:
                 return [ResultStored(message.id)]
             case Flow():
                 self._allowance.grant(message.window)
+                self._watch.paused(not message.window.batches, now)
                 self._blocked = False
                 self._watch.progress(now)
                 return [] if message.window.batches else self._watch.relieve()  # who asks for a pause is not dead [W3b]

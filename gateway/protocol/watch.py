@@ -2,7 +2,7 @@
 
 Silence has one meaning at a time: before the welcome the welcome is late; with records in flight their ack is late,
 first a suspicion and then the end; with nothing in flight a ping is, once it has been sent. A pause that the server
-asked for (a window of 0) is no silence.
+asked for (a window of 0) is no silence, but it ends: somebody else may take what waits.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ ABANDON_AFTER_S: Final = 3.0
 PING_ACTIVE_S: Final = 20.0
 PING_STANDBY_S: Final = 45.0
 PONG_WITHIN_S: Final = 5.0
+PAUSE_MAX_S: Final = 60.0
 
 
 class Watch:
@@ -40,6 +41,7 @@ class Watch:
         self._pong_by: float | None = None
         self._progress_at = 0.0
         self._suspect_since = 0.0
+        self._pause_by: float | None = None
 
     def hello(self, now: float) -> None:
         self._said_hello_at = self._heard_at = now
@@ -62,6 +64,13 @@ class Watch:
     def progress(self, now: float) -> None:
         """Waiting for acks begins anew."""
         self._progress_at = now
+
+    def paused(self, pause: bool, now: float) -> None:
+        """Whether the server takes nothing for now [W3c]."""
+        if not pause:
+            self._pause_by = None
+        elif self._pause_by is None:
+            self._pause_by = now + PAUSE_MAX_S
 
     def relieve(self) -> list[Output]:
         """There is no reason to suspect any more."""
@@ -86,8 +95,7 @@ class Watch:
         if self._said_hello_at is not None:
             return self._said_hello_at + WELCOME_WITHIN_S
         ping_at = self._ping_at() if self._pong_by is None else self._pong_by
-        ack_by = self._ack_by(waits)
-        return ping_at if ack_by is None else min(ping_at, ack_by)
+        return min(at for at in (ping_at, self._ack_by(waits), self._pause_by) if at is not None)
 
     def tick(self, waits: bool, now: float) -> list[Output]:
         if self._said_hello_at is not None:
@@ -102,6 +110,8 @@ class Watch:
             outputs.append(Suspect())
         if self._pong_by is not None and now >= self._pong_by:
             return [Dead(f"no pong within {PONG_WITHIN_S:g} s")]
+        if self._pause_by is not None and now >= self._pause_by:
+            return [Dead(f"the server has taken nothing for {PAUSE_MAX_S:g} s")]
         if self._pong_by is None and now >= self._ping_at():
             self._pong_by = now + PONG_WITHIN_S
             outputs.append(Ping())

@@ -437,6 +437,21 @@ def test_a_window_of_nothing_is_a_pause_and_no_failure() -> None:
     assert [m["seq"] for m in talk.send(4)] == [3, 4]
 
 
+def test_a_pause_that_does_not_end_ends_the_session() -> None:
+    """[W3c] However often the server repeats it, and whether or not anything waits."""
+    talk = Talk()
+    talk.session.receive(Flow(window=Window(0, 0)), talk.now)
+    for second in range(60):
+        said = talk.session.tick(talk.now + second)
+        assert not any(isinstance(each, outputs.Dead) for each in said)
+        talk.session.pong(talk.now + second)
+        talk.session.receive(Flow(window=Window(0, 0)), talk.now + second)
+    assert talk.session.deadline() == talk.now + 60
+    assert talk.session.tick(talk.now + 60) == [outputs.Dead("the server has taken nothing for 60 s")]
+    talk.session.receive(Flow(window=Window()), talk.now + 60)
+    assert talk.session.tick(talk.now + 61) == []
+
+
 def test_a_pause_ends_a_suspicion() -> None:
     """[W3b] A store that falls behind is late with its acks, and says why."""
     talk = Talk()

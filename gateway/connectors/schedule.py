@@ -10,10 +10,16 @@ Invariants:
 - Commands go before polls, but after `COMMANDS_IN_A_ROW` of them an overdue poll has its turn.
 - A device that failed `FAILURES_TO_REST` times in a row is offline: its jobs are answered without asking the bus, but
   for one probe after 30 s, 60 s, … 5 min. The first success ends that, and everything of the device is due at once.
+- While reads wait, the probes of all devices together take no more than `PROBE_SHARE` of the time.
+
+What waits for its time lies in a heap, so that a thousand jobs cost a turn no more than ten. Only what is due and has
+not been done is looked at one by one: little, or the bus is overloaded and a turn is long.
 """
 
 from __future__ import annotations
 
+import heapq
+from collections import Counter
 from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from typing import Generic, NamedTuple, TypeVar
@@ -24,6 +30,7 @@ COMMANDS_IN_A_ROW = 4
 FAILURES_TO_REST = 3
 FIRST_PROBE_S = 30.0
 LAST_PROBE_S = 300.0
+PROBE_SHARE = 0.05
 _GOLDEN = 0.6180339887498949  # its multiples modulo 1 lie evenly, however many there are
 
 W = TypeVar("W")
@@ -52,6 +59,8 @@ class Job(Generic[W]):
         self.not_before = 0.0
         self.tries = 0
         """How often it was tried again for this due time."""
+        self.ticket = 0
+        """Of its one valid entry in the heap; 0 when it has none."""
 
     def lateness(self, now: float) -> float:
         return (now - self.due) / self.interval
@@ -78,36 +87,53 @@ class Schedule(Generic[W]):
         self.skipped = 0
         self._commands_in_row = 0
         self._breakers = {job.device: _Breaker() for job in jobs}
+        self._states = Counter({DeviceState.WAITING: len(self._breakers)})
+        self._of: dict[str, list[Job[W]]] = {device: [] for device in self._breakers}
+        self._tickets = 0
+        self._later: list[tuple[float, int, Job[W]]] = []
+        self._due: dict[Job[W], None] = {}
+        """What has come and waits, oldest first."""
+        self._probes: list[tuple[float, str]] = []
+        self._probed_at = 0.0
+        self._probes_from = now
         for number, job in enumerate(self.jobs):
             job.due = now
             job.origin = now + job.interval * (number * _GOLDEN % 1.0)
+            self._of[job.device].append(job)
+            self._file(job)
 
     def pick(self, now: float, free_at: Callable[[str], float]) -> Next[W] | None:
         """What to do now; `free_at(device)` is when its device may be asked. None: nothing, see `next_at`."""
-        best: Next[W] | None = None
-        for job in self.jobs:
-            breaker = self._breakers[job.device]
-            if breaker.state is DeviceState.OFFLINE:
-                if job.due <= now:
-                    return Next(Turn.OFFLINE, job)
-                if breaker.probe_at <= now and free_at(job.device) <= now:
-                    self._commands_in_row = 0
-                    return Next(Turn.PROBE, self._cheapest(job.device))
-            elif max(job.due, job.not_before) <= now and (best is None or job.lateness(now) > best.job.lateness(now)):
-                best = Next(Turn.READ, job) if free_at(job.device) <= now else best
-        if best:
-            self._commands_in_row = 0
-        return best
+        self._come(now)
+        best: Job[W] | None = None
+        latest = 0.0
+        for job in self._due:
+            if self._breakers[job.device].state is DeviceState.OFFLINE:
+                return Next(Turn.OFFLINE, job)
+            lateness = job.lateness(now)
+            if (best is None or lateness > latest) and free_at(job.device) <= now:
+                best, latest = job, lateness
+        if best is None or self._probes_from <= now:
+            device = self._probe(now, free_at)
+            if device is not None:
+                self._commands_in_row = 0
+                self._probed_at = now
+                return Next(Turn.PROBE, min(self._of[device], key=lambda job: job.cost))
+        if best is None:
+            return None
+        self._commands_in_row = 0
+        return Next(Turn.READ, best)
 
     def next_at(self, free_at: Callable[[str], float]) -> float:
         """When `pick` may have something; infinity without jobs."""
         moment = float("inf")
-        for job in self.jobs:
-            breaker = self._breakers[job.device]
-            if breaker.state is DeviceState.OFFLINE:
-                moment = min(moment, job.due, max(breaker.probe_at, free_at(job.device)))
-            else:
-                moment = min(moment, max(job.due, job.not_before, free_at(job.device)))
+        for job in self._due:
+            resting = self._breakers[job.device].state is DeviceState.OFFLINE
+            moment = min(moment, job.due if resting else free_at(job.device))
+        while self._later and self._later[0][1] != self._later[0][2].ticket:
+            heapq.heappop(self._later)
+        for heap in (self._later, self._probes):
+            moment = min(moment, heap[0][0] if heap else moment)
         return moment
 
     def command_may_go(self, now: float, free_at: Callable[[str], float]) -> bool:
@@ -125,32 +151,39 @@ class Schedule(Generic[W]):
             due = job.origin + (point + 1) * job.interval
         self.skipped += max(0, round((due - job.due) / job.interval) - 1)
         job.due, job.not_before, job.tries = due, 0.0, 0
+        self._file(job)
 
     def again(self, job: Job[W], at: float) -> None:
         """Still due, to be tried again from `at` on."""
         job.tries += 1
         job.not_before = at
+        self._file(job)
 
     def expedite(self, job: Job[W], now: float) -> None:
         """Due at once, for once; the grid stays."""
         job.due = min(job.due, now)
+        self._file(job)
 
     def replace(self, job: Job[W], others: Sequence[Job[W]]) -> None:
         """Splits a job; its parts take over its grid and are due when it was."""
-        at = self.jobs.index(job)
+        for jobs in (self.jobs, self._of[job.device]):
+            at = jobs.index(job)
+            jobs[at : at + 1] = others
+        job.ticket = 0
+        self._due.pop(job, None)
         for each in others:
             each.due, each.origin = job.due, job.origin
-        self.jobs[at : at + 1] = others
+            self._file(each)
 
     def succeeded(self, device: str, now: float) -> bool:
         """The device answered. True when that is news: then everything of a device that rested is due."""
         breaker = self._breakers[device]
-        was, breaker.state = breaker.state, DeviceState.ONLINE
+        was = breaker.state
         breaker.failures, breaker.probe_after = 0, FIRST_PROBE_S
+        self._enter(breaker, DeviceState.ONLINE)
         if was is DeviceState.OFFLINE:
-            for job in self.jobs:
-                if job.device == device:
-                    self.expedite(job, now)
+            for job in self._of[device]:
+                self.expedite(job, now)
         return was is not DeviceState.ONLINE
 
     def failed(self, device: str, now: float) -> bool:
@@ -160,11 +193,12 @@ class Schedule(Generic[W]):
         breaker.failures += 1
         if was is DeviceState.OFFLINE:
             breaker.probe_after = min(2 * breaker.probe_after, LAST_PROBE_S)
+            self._probes_from = now + (now - self._probed_at) * (1 / PROBE_SHARE - 1)
         if breaker.failures >= FAILURES_TO_REST:
-            breaker.state = DeviceState.OFFLINE
-            breaker.probe_at = now + breaker.probe_after
+            self._enter(breaker, DeviceState.OFFLINE)
+            self._probe_at(device, now + breaker.probe_after)
         else:
-            breaker.state = DeviceState.FAILING
+            self._enter(breaker, DeviceState.FAILING)
         return breaker.state is not was
 
     def failures(self, device: str) -> int:
@@ -175,7 +209,39 @@ class Schedule(Generic[W]):
         return self._breakers[device].state
 
     def all_offline(self) -> bool:
-        return all(breaker.state is DeviceState.OFFLINE for breaker in self._breakers.values())
+        return self._states[DeviceState.OFFLINE] == len(self._breakers)
 
-    def _cheapest(self, device: str) -> Job[W]:
-        return min((job for job in self.jobs if job.device == device), key=lambda job: job.cost)
+    def _enter(self, breaker: _Breaker, state: DeviceState) -> None:
+        self._states[breaker.state] -= 1
+        self._states[state] += 1
+        breaker.state = state
+
+    def _file(self, job: Job[W]) -> None:
+        """Puts a job where its time is."""
+        self._due.pop(job, None)
+        self._tickets += 1
+        job.ticket = self._tickets
+        heapq.heappush(self._later, (max(job.due, job.not_before), job.ticket, job))
+
+    def _come(self, now: float) -> None:
+        while self._later and self._later[0][0] <= now:
+            _, ticket, job = heapq.heappop(self._later)
+            if ticket == job.ticket:
+                job.ticket = 0
+                self._due[job] = None
+
+    def _probe_at(self, device: str, at: float) -> None:
+        self._breakers[device].probe_at = at
+        heapq.heappush(self._probes, (at, device))
+
+    def _probe(self, now: float, free_at: Callable[[str], float]) -> str | None:
+        """The device whose turn it is to be tried."""
+        while self._probes and self._probes[0][0] <= now:
+            at, device = self._probes[0]
+            breaker = self._breakers[device]
+            if breaker.state is DeviceState.OFFLINE and breaker.probe_at == at:
+                if free_at(device) <= now:
+                    return device
+                self._probe_at(device, free_at(device))
+            heapq.heappop(self._probes)
+        return None

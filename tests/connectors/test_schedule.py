@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import random
+import time
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.connectors.schedule import COMMANDS_IN_A_ROW, Job, Schedule, Turn
+from gateway.connectors.schedule import COMMANDS_IN_A_ROW, PROBE_SHARE, Job, Schedule, Turn
 from gateway.model import DeviceState
 
 settings.register_profile("schedule", deadline=None)
@@ -82,11 +84,10 @@ def test_the_latest_in_proportion_to_its_interval_goes_first() -> None:
 
 
 def test_a_device_that_may_not_be_asked_yet_is_passed_over() -> None:
-    plan = schedule(1.0, 1.0)
+    plan = schedule(100.0, 100.0)
     free_at = {"d0": 5.0, "d1": 0.0}
     assert plan.pick(0.0, free_at.__getitem__).job.device == "d1"  # type: ignore[union-attr]
     plan.advance(plan.jobs[1], 0.0)
-    plan.jobs[1].due = 9.0
     assert plan.pick(0.0, free_at.__getitem__) is None
     assert plan.next_at(free_at.__getitem__) == 5.0
 
@@ -103,7 +104,7 @@ def test_commands_go_first_but_an_overdue_poll_has_its_turn() -> None:
             turns.append("poll")
             turn.job.due = -1.0  # always overdue
     assert turns == (["command"] * COMMANDS_IN_A_ROW + ["poll"]) * 2 + ["command"] * 2
-    plan.jobs[0].due = 100.0
+    plan.advance(plan.jobs[0], 0.0)
     assert all(plan.command_may_go(0.0, free) for _ in range(50))
 
 
@@ -160,3 +161,95 @@ def test_the_parts_of_a_job_take_over_its_grid() -> None:
     plan.replace(whole, parts)
     assert [job.work for job in plan.jobs] == [7, 8, 1]
     assert {(job.due, job.origin) for job in parts} == {(whole.due, whole.origin)}
+
+
+def test_the_probes_of_twenty_dead_devices_leave_the_bus_to_the_one_that_lives() -> None:
+    plan = Schedule([Job(f"dead{n}", 10.0, -1) for n in range(20)] + [Job("alive", 0.01, 1)], 0.0)
+    for n in range(20):
+        for _ in range(3):
+            plan.failed(f"dead{n}", 0.0)
+    now, probing, probed = 0.0, 0.0, set()
+    while now < 3600:
+        turn = plan.pick(now, free)
+        if turn is None:
+            now = plan.next_at(free)
+        elif turn.turn is Turn.OFFLINE:
+            plan.advance(turn.job, now)
+        elif turn.turn is Turn.PROBE:
+            now += 0.5
+            probing += 0.5
+            probed.add(turn.job.device)
+            plan.failed(turn.job.device, now)
+        else:
+            now += 0.05  # five times as long as its interval: the bus is never idle
+            plan.advance(turn.job, now)
+    assert probing <= PROBE_SHARE * now + 0.5
+    assert len(probed) == 20
+
+
+def test_nobody_has_to_wait_for_a_probe_where_there_is_nothing_else_to_do() -> None:
+    plan = schedule(*[100.0] * 4)
+    for device in ("d0", "d1", "d2", "d3"):
+        for _ in range(3):
+            plan.failed(device, 0.0)
+    for job in plan.jobs:
+        plan.advance(job, 29.0)
+    for n in range(4):
+        turn = plan.pick(30.0 + n, free)
+        assert turn is not None
+        assert (turn.turn, turn.job.device) == (Turn.PROBE, f"d{n}")
+        plan.failed(turn.job.device, 30.5 + n)
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=100)
+def test_what_is_picked_is_what_looking_at_every_job_would_find(seed: int) -> None:
+    dice = random.Random(seed)
+    plan = Schedule([Job(f"d{dice.randrange(4)}", dice.choice([0.5, 1.0, 7.0]), n) for n in range(8)], 0.0)
+    now = 0.0
+    for _ in range(200):
+        free_at = {f"d{n}": now + dice.choice([-1.0, 0.0, 0.3]) for n in range(4)}
+        ready = [
+            job.lateness(now)
+            for job in plan.jobs
+            if max(job.due, job.not_before) <= now and free_at[job.device] <= now
+        ]  # fmt: skip
+        turn = plan.pick(now, free_at.__getitem__)
+        assert (turn.job.lateness(now) if turn else None) == max(ready, default=None)
+        if turn is None:
+            after = plan.next_at(free_at.__getitem__)
+            assert after > now
+            assert after == min(max(job.due, job.not_before, free_at[job.device]) for job in plan.jobs) or any(
+                job.due <= now for job in plan.jobs
+            )
+            now = after
+            continue
+        now += dice.choice([0.0, 0.1, 2.0])
+        does = dice.randrange(6)
+        if does == 0 and turn.job.tries < 2:
+            plan.again(turn.job, now + dice.choice([0.0, 0.4]))
+        elif does == 1:
+            plan.expedite(dice.choice(plan.jobs), now)
+        elif does == 2 and len(plan.jobs) < 20:
+            plan.replace(turn.job, [Job(turn.job.device, turn.job.interval, 0) for _ in range(2)])
+        else:
+            plan.advance(turn.job, now)
+
+
+def test_a_turn_costs_no_more_with_five_thousand_jobs_than_with_fifty() -> None:
+    def seconds(count: int) -> float:
+        plan = schedule(*[count / 100] * count)  # a hundred jobs each second, whatever there are
+        now, turns, began = 0.0, 0, 0.0
+        while turns < 6000 + count:
+            if turns == count:  # all are due at first
+                began = time.process_time()
+            turn = plan.pick(now, free)
+            if turn is None:
+                now = plan.next_at(free)
+                continue
+            turns += 1
+            plan.advance(turn.job, now + 0.0001)
+        return time.process_time() - began
+
+    few, many = seconds(50), seconds(5000)
+    assert many < 5 * few + 0.2  # looking at every job takes a hundred times as long

@@ -69,6 +69,8 @@ class Committer:
         self._waiting = 0
         self._results: list[tuple[StoredResult, Owner]] = []
         self._wake = asyncio.Event()
+        if sink.behind:
+            self._wake.set()
         self._closing = False
 
     def store(self, entry: Entry, owner: Owner) -> None:
@@ -99,7 +101,7 @@ class Committer:
             while not self._closing or self._queues or self._results:
                 await self._wake.wait()
                 self._wake.clear()
-                while self._queues or self._results:
+                while self._queues or self._results or (self.sink.behind and not self.failures and not self._closing):
                     group = self._take()
                     results, self._results = self._results, []
                     if await self._commit([entry for entry, _ in group], [result for result, _ in results]):

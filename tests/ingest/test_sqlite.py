@@ -20,7 +20,7 @@ from gateway.errors import StoreError
 from gateway.ingest import commands
 from gateway.ingest.live import LiveState
 from gateway.ingest.sinks.group import StoredResult
-from gateway.ingest.sinks.rows import rows, value_of
+from gateway.ingest.sinks.rows import Numbered, rows, value_of
 from gateway.ingest.sinks.sqlite import FILE, SqliteSink
 from gateway.model import ClockState, GapReason, Lane, Outcome, Status, Trust
 from gateway.protocol import batch, messages
@@ -58,7 +58,8 @@ values = st.one_of(
 @given(st.lists(values, min_size=1, max_size=8))
 def test_every_value_comes_back_as_the_one_that_was_sent(given_values: list[Any]) -> None:
     decoded = batch.decode(body(given_values))
-    made = rows(decoded, 0, 1, lambda _d, _p, _u: 1, {status: i for i, status in enumerate(Status)})
+    codes = {status: i for i, status in enumerate(Status)}
+    made, _ = rows(decoded, 0, 1, lambda _d, points, _u: Numbered(1, (1,) * len(points)), codes)
     db = sqlite3.connect(":memory:")
     db.execute("CREATE TABLE reading (id, series, ts, value, form, status)")
     db.executemany("INSERT INTO reading VALUES (?, ?, ?, ?, ?, ?)", made)

@@ -14,10 +14,11 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from gateway.errors import DecodeError
-from gateway.ingest.sinks.rows import Rows, rows
-from gateway.ingest.sinks.series import SeriesNumbers
+from gateway.ingest.sinks import clocks
+from gateway.ingest.sinks.rows import Numbered, Row, Strip, rows
+from gateway.ingest.sinks.shapes import ShapeNumbers
 from gateway.ingest.sinks.statuses import StatusNumbers
-from gateway.model import ClockState, RecordKind, Trust
+from gateway.model import ClockState, RecordKind
 from gateway.protocol.batch import Body
 from gateway.protocol.entry import Entry
 from gateway.protocol.messages import GapBody, ResultMessage
@@ -57,7 +58,7 @@ class Group:
 
     def __init__(
         self,
-        series: SeriesNumbers,
+        shapes: ShapeNumbers,
         statuses: StatusNumbers,
         next_id: int,
         now_ms: int,
@@ -65,13 +66,14 @@ class Group:
     ) -> None:
         """`dead_letters` counts them by gateway, over all groups: of a flood the log tells the 1st, 10th, 100th."""
         self.next_id = next_id
-        self._series = series
+        self._shapes = shapes
         self._statuses = statuses
         self._now_ms = now_ms
         self._streams: dict[tuple[str, str], _StreamRow] = {}
         self._changed: set[tuple[str, str]] = set()
         self._dead_letters = dead_letters
-        self._rows: Rows = []
+        self._rows: list[Row] = []
+        self._strips: list[Strip] = []
         self._batches: list[tuple[Any, ...]] = []
 
     def apply(self, db: sqlite3.Connection, entry: Entry) -> Verdict:
@@ -141,27 +143,20 @@ class Group:
                     ),
                 )
             case ClockState():
-                self._store_clock(db, entry, entry.body, stream)
+                clocks.store(db, entry.gateway, entry.body, stream, entry.seq, self.next_id, self._now_ms)
             case None:
                 pass  # the end of a stream is its state
         return None
 
     def _store_batch(self, db: sqlite3.Connection, entry: Entry, body: Body, stream: int) -> int:
-        clock = body.clock
-        if not clock.trust.own:
-            known = db.execute(
-                "SELECT offset_ms, error_ms, trust FROM clock WHERE gateway = ? AND boot = ? AND trust != 'unsynced'"
-                " AND (trust != 'server' OR ?) ORDER BY trust != 'server' DESC, id DESC LIMIT 1",
-                (entry.gateway, clock.boot, clock.trust is Trust.UNSYNCED),
-            ).fetchone()
-            if known is not None:
-                clock = ClockState(clock.boot, known[0], known[1], Trust(known[2]))
+        clock = clocks.used(db, entry.gateway, body.clock)
 
-        def series(device: str, point: str, unit: str) -> int:
-            return self._series.number(db, (entry.gateway, device, point, unit))
+        def numbered(device: str, points: tuple[str, ...], units: tuple[str, ...]) -> Numbered:
+            return self._shapes.numbered(db, entry.gateway, device, points, units)
 
-        made = rows(body, clock.offset_ms, self.next_id, series, self._statuses)
+        made, strips = rows(body, clock.offset_ms, self.next_id, numbered, self._statuses)
         self._rows += made
+        self._strips += strips
         self._batches.append(
             (
                 stream,
@@ -180,52 +175,10 @@ class Group:
         self.next_id += len(made)
         return clock.offset_ms
 
-    def _store_clock(self, db: sqlite3.Connection, entry: Entry, clock: ClockState, stream: int) -> None:
-        self._write_rows(db)
-        db.execute(
-            "INSERT INTO clock (gateway, boot, offset_ms, error_ms, trust, stream, seq, received_ms)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                entry.gateway,
-                clock.boot,
-                clock.offset_ms,
-                clock.error_ms,
-                clock.trust.value,
-                stream,
-                entry.seq,
-                self._now_ms,
-            ),
-        )
-        known = "SELECT 1 FROM clock WHERE gateway = ? AND boot = ? AND trust NOT IN ('unsynced', 'server')"
-        if not clock.trust.own and (
-            clock.trust is Trust.UNSYNCED or db.execute(known, (entry.gateway, clock.boot)).fetchone()
-        ):
-            return  # an earlier process of this boot knew better than any server
-        wrong = db.execute(
-            "SELECT first, readings, offset_ms FROM batch"
-            " WHERE gateway = ? AND boot = ? AND trust IN ('unsynced', 'server')",
-            (entry.gateway, clock.boot),
-        ).fetchall()
-        for first, readings, offset_ms in wrong:
-            # form 4: the device's own stamp stays
-            db.execute(
-                "UPDATE reading SET ts_ms = ts_ms + ? WHERE id >= ? AND id < ? AND form & 4 = 0",
-                (clock.offset_ms - offset_ms, first, first + readings),
-            )
-        db.execute(
-            "UPDATE batch SET offset_ms = ?, error_ms = ?, trust = ?"
-            " WHERE gateway = ? AND boot = ? AND trust IN ('unsynced', 'server')",
-            (clock.offset_ms, clock.error_ms, clock.trust.value, entry.gateway, clock.boot),
-        )
-
-    def _write_rows(self, db: sqlite3.Connection) -> None:
-        if self._batches:
-            db.executemany("INSERT INTO reading VALUES (?, ?, ?, ?, ?, ?)", self._rows)
-            db.executemany("INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", self._batches)
-            self._rows, self._batches = [], []
-
     def finish(self, db: sqlite3.Connection) -> None:
-        self._write_rows(db)
+        db.executemany("INSERT INTO reading VALUES (?, ?, ?, ?, ?, ?)", self._rows)
+        db.executemany("INSERT INTO strip VALUES (?, ?, ?, ?, ?, ?)", self._strips)
+        db.executemany("INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", self._batches)
         changed = [self._streams[key] for key in self._changed]
         db.executemany(
             "UPDATE stream SET mark = ?, state = ?, last_ms = ? WHERE id = ?",

@@ -5,8 +5,12 @@ is made inside it. WAL with synchronous=FULL: when `commit` returns, a power cut
 nothing of the group was promised, and the next call tries again on a fresh connection. What that finds is on disk: a
 commit whose sync failed may be in the log all the same, and is there for good, or is not there at all.
 
-Readings of a boot whose clock was not trusted are put right in the transaction that takes the boot's clock record, and
-those that come after it (a backlog behind the live stream) are right from the start.
+Readings are found by strips (`rows`): an index entry for each group of a batch, not for each reading. What a commit
+writes beside the readings themselves grows with the groups in it, however many series they hold.
+
+People read the same file (`sqlite3 ingest.db`), while the server runs if they like. At once answer: the view `latest`;
+`readings` with a device and a point, or a range of ids; a range of time in a series of many years, with
+`ts_ms BETWEEN a AND b AND strip_ms BETWEEN a AND b + 600000`. A range of time over all devices reads everything.
 """
 
 from __future__ import annotations
@@ -19,18 +23,19 @@ from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from gateway.disk import renew_log
 from gateway.errors import StoreError
 from gateway.ingest.live import Seed
+from gateway.ingest.sinks import clocks
 from gateway.ingest.sinks.group import Group, StoredResult, Verdict, store_result
-from gateway.ingest.sinks.rows import value_of
-from gateway.ingest.sinks.series import SeriesNumbers
+from gateway.ingest.sinks.rows import SPAN_MS, value_of
+from gateway.ingest.sinks.shapes import ShapeNumbers
 from gateway.ingest.sinks.statuses import StatusNumbers
-from gateway.model import GapReason, Lane
+from gateway.model import GapReason, Lane, Value
 from gateway.protocol.entry import Entry
 from gateway.protocol.marks import Mark
 from gateway.protocol.messages import MAX_OPEN_COMMANDS, Hello
@@ -44,6 +49,29 @@ FILE = "ingest.db"
 _SEALED_IN_HELLO = 32
 
 _encode = msgspec.json.Encoder().encode
+
+
+_HISTORY = (
+    "SELECT r.id, r.ts_ms, r.value, r.form, s.unit, q.name FROM series s"
+    " CROSS JOIN shape_series x ON x.series = s.id"
+    " CROSS JOIN strip t ON t.shape = x.shape"
+    " CROSS JOIN reading r ON r.id >= t.first + x.position * t.rows AND r.id < t.first + (x.position + 1) * t.rows"
+    " JOIN status q ON q.id = r.status"
+    " WHERE s.gateway = ? AND s.device = ? AND s.point = ? AND t.to_ms BETWEEN ? AND ? AND t.from_ms <= ?"
+    " AND r.ts_ms BETWEEN ? AND ? ORDER BY r.ts_ms, r.id LIMIT ?"
+)
+"""The order of the joins is the plan: no statistics are needed for it."""
+
+
+class Stored(NamedTuple):
+    """One reading as it is in the store."""
+
+    id: int
+    """By arrival."""
+    ts_ms: int
+    value: Value | None
+    unit: str
+    status: str
 
 
 class SqliteSink:
@@ -61,6 +89,8 @@ class SqliteSink:
         self._next_id = 1
         self._dead_letters: Counter[str] = Counter()
         self.sink_id = ""
+        self.behind = False
+        """Readings wait to be put right by a clock record: each `commit`, also one of nothing, does a part of it."""
         with self._mapped():
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self.open()
@@ -140,8 +170,9 @@ class SqliteSink:
         (self.sink_id,) = db.execute("SELECT id FROM sink").fetchone()
         (last,) = db.execute("SELECT max(id) FROM reading").fetchone()
         self._next_id = (last or 0) + 1
-        self._series = SeriesNumbers(db)
+        self._shapes = ShapeNumbers()
         self._statuses = StatusNumbers(db)
+        self.behind = db.execute("SELECT 1 FROM correction").fetchone() is not None
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -223,14 +254,23 @@ class SqliteSink:
         """The newest acquisition of each point. Raises StoreError."""
         found = self.query(
             "SELECT s.gateway, s.device, s.point, s.unit, r.value, r.form, q.name, r.ts_ms FROM series s"
-            " JOIN reading r ON r.id ="
-            " (SELECT id FROM reading WHERE series = s.id ORDER BY ts_ms DESC, id DESC LIMIT 1)"
+            " CROSS JOIN newest n ON n.series = s.id CROSS JOIN reading r ON r.id = n.reading"
             " JOIN status q ON q.id = r.status ORDER BY s.id LIMIT ?",
             (limit,),
         )
         return [
             Seed(gateway, device, point, unit, value_of(value, form), status, ts_ms)
             for gateway, device, point, unit, value, form, status, ts_ms in found
+        ]
+
+    def history(
+        self, gateway: str, device: str, point: str, from_ms: int, to_ms: int, limit: int = 100_000
+    ) -> list[Stored]:
+        """The readings of a point between these times, both included: the oldest so many. Raises StoreError."""
+        found = self.query(_HISTORY, (gateway, device, point, from_ms, to_ms + SPAN_MS, to_ms, from_ms, to_ms, limit))
+        return [
+            Stored(number, ts_ms, value_of(value, form), unit, status)
+            for number, ts_ms, value, form, unit, status in found
         ]
 
     def gaps(self) -> list[tuple[str, int, int, bool]]:
@@ -250,16 +290,18 @@ class SqliteSink:
         """One group, one transaction. One verdict for each entry. Raises StoreError: then nothing is stored."""
         with self._mapped():
             self.open()  # after a failure it may hold more than was known
-        group = Group(self._series, self._statuses, self._next_id, now_ms, self._dead_letters)
+        group = Group(self._shapes, self._statuses, self._next_id, now_ms, self._dead_letters)
         try:
             with self.transaction() as db:
                 verdicts = [group.apply(db, entry) for entry in entries]
                 group.finish(db)
                 for gateway, result in results:
                     store_result(db, gateway, result, now_ms)
+                behind = clocks.proceed(db)
         except BaseException:
-            self._series.rolled_back()
+            self._shapes.rolled_back()
             raise
-        self._series.committed()
+        self._shapes.committed()
         self._next_id = group.next_id
+        self.behind = behind
         return verdicts

@@ -1,0 +1,86 @@
+"""The number of each shape, and those of its series: from memory where it is in use, else from the tables.
+
+A shape is a run of series (gateway, device, point, unit), as one group of a batch has them; what readings are found by
+later is looked up once for a whole group. Memory is bounded whatever gateways make up: what has long names is looked
+up each time, and when too much is known, all is forgotten and learned again. A number that a transaction gave out
+counts only if that transaction is committed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from typing import Final
+
+from gateway.ingest.sinks.rows import Numbered
+
+_KNOWN: Final = 100_000
+"""Series in all shapes that are in memory, about 200 bytes each."""
+_NAME: Final = 256
+"""Characters of point and unit on average; a shape with longer ones is not kept in memory."""
+
+_Key = tuple[str, str, tuple[str, ...], tuple[str, ...]]
+"""Gateway, device, points, units."""
+
+
+class ShapeNumbers:
+    """Entered by the store's thread."""
+
+    def __init__(self) -> None:
+        self._known: dict[_Key, Numbered] = {}
+        self._cells = 0
+        """Series in all of them."""
+        self._new: list[_Key] = []
+
+    def numbered(
+        self, db: sqlite3.Connection, gateway: str, device: str, points: tuple[str, ...], units: tuple[str, ...]
+    ) -> Numbered:
+        """Inside a transaction: makes the shape and its series where they are new."""
+        key = (gateway, device, points, units)
+        return self._known.get(key) or self._look_up(db, key)
+
+    def _look_up(self, db: sqlite3.Connection, key: _Key) -> Numbered:
+        gateway, device, points, units = key
+        series = tuple(_series(db, (gateway, device, point, unit)) for point, unit in zip(points, units, strict=True))
+        digest = hashlib.blake2b(b"".join(number.to_bytes(8, "big") for number in series), digest_size=16).digest()
+        found = db.execute("SELECT id FROM shape WHERE digest = ?", (digest,)).fetchone()
+        numbered = Numbered(_made(db, digest, series) if found is None else found[0], series)
+        if len(gateway) + len(device) + sum(map(len, points)) + sum(map(len, units)) <= _NAME * len(points):
+            if self._cells + len(points) > _KNOWN:
+                self._known.clear()
+                self._cells = 0
+            self._known[key] = numbered
+            self._cells += len(points)
+            self._new.append(key)
+        return numbered
+
+    def committed(self) -> None:
+        self._new.clear()
+
+    def rolled_back(self) -> None:
+        for key in self._new:
+            forgotten = self._known.pop(key, None)
+            if forgotten is not None:
+                self._cells -= len(forgotten.series)
+        self._new.clear()
+
+
+def _made(db: sqlite3.Connection, digest: bytes, series: tuple[int, ...]) -> int:
+    shape = db.execute("INSERT INTO shape (digest) VALUES (?)", (digest,)).lastrowid
+    assert shape is not None
+    db.executemany(
+        "INSERT INTO shape_series (series, shape, position) VALUES (?, ?, ?)",
+        [(number, shape, position) for position, number in enumerate(series)],
+    )
+    return shape
+
+
+def _series(db: sqlite3.Connection, names: tuple[str, str, str, str]) -> int:
+    found = db.execute(
+        "SELECT id FROM series WHERE gateway = ? AND device = ? AND point = ? AND unit = ?", names
+    ).fetchone()
+    if found is not None:
+        return int(found[0])
+    made = db.execute("INSERT INTO series (gateway, device, point, unit) VALUES (?, ?, ?, ?)", names).lastrowid
+    assert made is not None
+    return made

@@ -62,6 +62,13 @@ class Point(Table, frozen=True, kw_only=True):
             alias=("nan_value",),
         ),
     ] = ()
+    monotonic: Annotated[
+        bool, Key("a counter: a value below the one before is kept and marked uncertain:counter_jump")
+    ] = False
+    max_rate: Annotated[
+        float | None,
+        Key("of a counter: the most that it can grow in an hour (of kWh: kW); more is marked too", example="25", min=0),
+    ] = None
     enum: Annotated[dict[str, str], Key("raw value → text, for states", example='{ 0 = "off", 1 = "on" }')] = {}  # noqa: RUF012
     deadband: Annotated[float | None, Key("send only changes larger than this", example="0.2", min=0)] = None
     min_interval: Annotated[Duration | None, Key("send at most this often", example='"1s"')] = None
@@ -81,12 +88,18 @@ class Point(Table, frozen=True, kw_only=True):
             yield Mistake(("min",), f"min {self.min:g} is larger than max {self.max:g}")
         if self.min_interval is not None and self.max_interval is not None and self.min_interval > self.max_interval:
             yield Mistake(("min_interval",), "min_interval is longer than max_interval")
+        if self.max_rate is not None and not self.monotonic:
+            yield Mistake(("max_rate",), "max_rate is for counters: say monotonic = true as well")
         if self.convert:
             try:
                 # where the source itself names the unit, only the target can be judged
                 units.convert(self.unit or self.convert, self.convert)
             except ValueError as error:
                 yield Mistake(("convert",), str(error))
+
+    def raw_sentinels(self) -> frozenset[Value]:
+        """What of `invalid` can be told from what the connector says; it may have to look for some by itself."""
+        return frozenset(self.invalid)
 
     def states(self) -> dict[Value, str]:
         """`enum` by raw value. TOML keys are text, raw values are not: `1` stands for 1, 1.0, true and "1"."""

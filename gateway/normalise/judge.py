@@ -37,7 +37,7 @@ class Judge:
         unit = point.unit or source_unit
         self.unit = units.symbol(point.convert or unit)
         """Of the values that come out."""
-        self._invalid = frozenset(point.invalid)
+        self._invalid = point.raw_sentinels()
         self._enum = point.states()
         self._digits = point.digits
         self._min = -math.inf if point.min is None else point.min

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from gateway.model import Lane, Status, Value
+from gateway.normalise.counter import Counter
 from gateway.points import Point
 
 NS_PER_S: Final = 1_000_000_000
@@ -40,8 +41,8 @@ class Cell:
     """One point of one device: what was told last, and what that means for the next."""
 
     __slots__ = (
-        "deadband", "device", "expire_ns", "forgotten", "heard_ns", "held", "holding", "home", "lane", "max_ns",
-        "min_ns", "pinned", "plans", "point", "status", "thinned", "told_ns", "unit", "value",
+        "counter", "deadband", "device", "expire_ns", "forgotten", "heard_ns", "held", "holding", "home", "lane",
+        "max_ns", "min_ns", "pinned", "plans", "point", "status", "thinned", "told_ns", "unit", "value",
     )  # fmt: skip
 
     def __init__(self, home: Home, device: str, name: str, point: Point | None, pinned: bool) -> None:
@@ -54,6 +55,7 @@ class Cell:
         self.min_ns = ns(point.min_interval) if point else None
         self.max_ns = ns(point.max_interval) if point else None
         self.expire_ns = ns(point.expire_after) if point else None
+        self.counter = Counter(point.max_rate) if point and point.monotonic else None
         self.thinned = self.deadband is not None or self.min_ns is not None
         self.pinned = pinned
         self.plans = 0

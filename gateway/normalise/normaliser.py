@@ -46,7 +46,7 @@ class _Plan:
         self.shape = shape
         """All points in one row; used when all of them are news and of one lane."""
         one_lane = len({cell.lane for cell in cells}) == 1
-        self.simple = one_lane and all(j.plain for j in judges) and not any(c.thinned for c in cells)
+        self.simple = one_lane and all(j.plain for j in judges) and not any(c.thinned or c.counter for c in cells)
         """Good values of a device without trouble pass as they are."""
         self.watched = tuple(cell for cell in cells if cell.expire_ns is not None)
         self.used_ns = 0
@@ -124,6 +124,8 @@ class Normaliser:
         news: dict[Lane, list[int]] = {}
         for i, (raw, status, judge, cell) in enumerate(zip(sample.values, said, plan.judges, plan.cells, strict=True)):
             value, status = judge(raw, status)
+            if cell.counter and value is not None and cell.counter.jumps(value, at_ns) and status is Status.GOOD:
+                status = Status.COUNTER_JUMP
             values.append(value)
             statuses.append(status)
             if cell.hear(value, status, at_ns, source_ms, self._heartbeat_ns):

@@ -15,12 +15,22 @@ from typing import NamedTuple, Protocol
 
 from gateway.clock import Clock
 from gateway.connectors.hosts import UNREACHABLE, unanswered, unreachable
-from gateway.connectors.modbus.client import Client, Framing, Reply, Request
+from gateway.connectors.modbus.client import Client, Reply
 from gateway.connectors.modbus.config import AnyBus, RtuBus, TcpBus, character_s, gap_s, late_window_s
+from gateway.connectors.modbus.framing import ASCII, RTU, TCP
+from gateway.connectors.modbus.request import Request
 from gateway.connectors.port import SerialPort
 from gateway.errors import LinkError
 
 log = logging.getLogger(__name__)
+
+FRAMINGS = {
+    "modbus-rtu": RTU,
+    "modbus-ascii": ASCII,
+    "modbus-tcp": TCP,
+    "modbus-rtu-over-tcp": RTU,
+    "modbus-ascii-over-tcp": ASCII,
+}
 
 _CONNECT_TIMEOUT_S = 5.0
 _KEEPALIVE_S = 20
@@ -47,6 +57,8 @@ class Acquired(NamedTuple):
     reply: Reply
     at_ns: int
     """CLOCK_BOOTTIME."""
+    took_s: float = 0.0
+    """From sending the request, wire and all."""
 
 
 class Line:
@@ -82,7 +94,7 @@ class Line:
         await self._medium.open()
         bus = self._bus
         self._client = Client(
-            Framing.TCP if bus.kind == "modbus-tcp" else Framing.RTU,
+            FRAMINGS[bus.kind],
             self._clock.monotonic(),
             timeout=bus.timeout,
             late_window=late_window_s(bus),
@@ -115,7 +127,8 @@ class Line:
             raise self._lost
         self._medium.drain()
         self._reply = None
-        frame = client.start(request, clock.monotonic())
+        sent_at = clock.monotonic()
+        frame = client.start(request, sent_at)
         log.debug("> %s", frame.hex(" "))
         self._medium.write(frame)
         while self._reply is None:
@@ -130,7 +143,7 @@ class Line:
             except TimeoutError:
                 self._reply = client.tick(clock.monotonic())
                 self._reply_ns = clock.boot_ns()
-        return Acquired(self._reply, self._reply_ns)
+        return Acquired(self._reply, self._reply_ns, clock.monotonic() - sent_at)
 
     def _received(self, data: bytes) -> None:
         log.debug("< %s", data.hex(" "))

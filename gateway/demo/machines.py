@@ -15,7 +15,7 @@ import tty
 from collections.abc import Callable
 from typing import Protocol
 
-from gateway.connectors.modbus.client import crc
+from gateway.connectors.modbus.framing import crc
 
 _ILLEGAL_FUNCTION, _ILLEGAL_ADDRESS = 1, 2
 _REGISTERS = 10

@@ -11,9 +11,9 @@ import sys
 import time
 
 from gateway.clock import SystemClock
-from gateway.connectors.modbus.client import Function, Request
 from gateway.connectors.modbus.config import TcpBus
 from gateway.connectors.modbus.link import Line
+from gateway.connectors.modbus.request import Function, Request
 
 ROUNDS = 3000
 

@@ -17,7 +17,7 @@ import tty
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from gateway.connectors.modbus.client import crc
+from gateway.connectors.modbus.framing import crc
 
 
 class Slave:

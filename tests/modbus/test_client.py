@@ -10,17 +10,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.connectors.modbus.client import Client, Framing, Function, Reply, Request, crc
+from gateway.connectors.modbus.client import Client, Reply
+from gateway.connectors.modbus.framing import ASCII, RTU, TCP, Framing, crc
+from gateway.connectors.modbus.request import Function, Request
 from gateway.model import Status
 
 settings.register_profile("modbus", deadline=None)
 settings.load_profile("modbus")
 
 TIMEOUT, WINDOW, GAP = 0.3, 0.6, 0.005
+FRAMINGS = (RTU, TCP, ASCII)
 READS = (Function.READ_HOLDING_REGISTERS, Function.READ_INPUT_REGISTERS)
 
 
-def client(framing: Framing = Framing.RTU, echo: bool | None = False) -> Client:
+def client(framing: Framing = RTU, echo: bool | None = False) -> Client:
     return Client(framing, 0.0, timeout=TIMEOUT, late_window=WINDOW, character_s=0.0, echo=echo)
 
 
@@ -46,9 +49,7 @@ def answer(request: Request, frame: bytes, framing: Framing) -> bytes:
     else:
         data = right_data(request)
         pdu = bytes([request.function, len(data)]) + data
-    if framing is Framing.RTU:
-        return rtu(request.unit, pdu)
-    return frame[:4] + struct.pack(">HB", 1 + len(pdu), request.unit) + pdu
+    return framing.frame(request.unit, pdu, int.from_bytes(frame[:2], "big") if framing is TCP else 0)
 
 
 def test_the_crc_is_the_standards_example() -> None:
@@ -72,20 +73,20 @@ def test_requests_are_the_standards_examples(request_: Request, pdu: str) -> Non
 
 
 def test_a_tcp_request_carries_its_own_transaction() -> None:
-    core = client(Framing.TCP)
+    core = client(TCP)
     first = core.start(holding(0), 0.0)
     assert first.hex() == "000100000006010300000002"
-    core.received(answer(holding(0), first, Framing.TCP), 0.01)
+    core.received(answer(holding(0), first, TCP), 0.01)
     assert core.start(holding(0), 0.1)[:2].hex() == "0002"
 
 
 def test_an_answer_to_an_older_tcp_transaction_is_dropped_and_the_right_one_awaited() -> None:
-    core = client(Framing.TCP)
+    core = client(TCP)
     old = core.start(holding(100), 0.0)
     assert core.tick(0.3) == Reply(None, fault=Status.COMM_TIMEOUT)
     now = core.free_at(1, 0.0)
     new = core.start(holding(100), now)
-    both = answer(holding(900), old, Framing.TCP) + answer(holding(100), new, Framing.TCP)
+    both = answer(holding(900), old, TCP) + answer(holding(100), new, TCP)
     assert core.received(both, now + 0.01) == Reply(right_data(holding(100)))
 
 
@@ -100,7 +101,7 @@ def test_a_silent_unit_is_quarantined_and_the_others_are_not() -> None:
     assert core.free_at(1, GAP) == pytest.approx(end + WINDOW)
     assert core.free_at(2, GAP) <= end
     # the late reply ends it
-    core.received(answer(holding(100), b"", Framing.RTU), end + 0.05)
+    core.received(answer(holding(100), b"", RTU), end + 0.05)
     assert core.free_at(1, GAP) == pytest.approx(end + 0.05 + GAP)
     assert core.late_discarded == {1: 1}
 
@@ -110,9 +111,9 @@ def test_the_late_reply_of_one_unit_in_front_of_anothers_answer_does_no_harm() -
     core.start(holding(100, unit=1), 1.0)
     core.tick(1.3)
     core.start(holding(100, unit=2), 1.31)
-    late = answer(holding(100, unit=1), b"", Framing.RTU)
+    late = answer(holding(100, unit=1), b"", RTU)
     assert core.received(late[:4], 1.32) is None
-    reply = core.received(late[4:] + answer(holding(100, unit=2), b"", Framing.RTU), 1.33)
+    reply = core.received(late[4:] + answer(holding(100, unit=2), b"", RTU), 1.33)
     assert reply == Reply(right_data(holding(100, unit=2)))
     assert core.late_discarded == {1: 1}
     assert core.free_at(1, GAP) < 1.4
@@ -123,21 +124,21 @@ def test_an_answer_after_a_window_in_silence_is_believed_only_for_the_same_quest
     core.start(holding(100), 1.0)
     core.tick(1.3)
     core.start(holding(100), 1.9)
-    assert core.received(answer(holding(100), b"", Framing.RTU), 2.0) == Reply(right_data(holding(100)))
+    assert core.received(answer(holding(100), b"", RTU), 2.0) == Reply(right_data(holding(100)))
     assert core.free_at(1, GAP) == pytest.approx(2.0 + WINDOW)  # there may be a second answer under way
 
     core = client()
     core.start(holding(100), 1.0)
     core.tick(1.3)
     core.start(holding(200), 1.9)
-    doubtful = core.received(answer(holding(100), b"", Framing.RTU), 2.0)
+    doubtful = core.received(answer(holding(100), b"", RTU), 2.0)
     assert doubtful == Reply(None, fault=Status.COMM_TIMEOUT, doubtful=True)
     assert doubtful.heard
-    core.received(answer(holding(200), b"", Framing.RTU), 2.1)
+    core.received(answer(holding(200), b"", RTU), 2.1)
     later = core.free_at(1, GAP)
     assert later == pytest.approx(2.1 + 2 * WINDOW)  # it was later than the window: that one grows
     core.start(holding(300), later)
-    assert core.received(answer(holding(300), b"", Framing.RTU), later + 0.1) == Reply(right_data(holding(300)))
+    assert core.received(answer(holding(300), b"", RTU), later + 0.1) == Reply(right_data(holding(300)))
 
 
 def test_a_question_asked_twice_is_not_answered_by_the_reply_to_a_third() -> None:
@@ -148,7 +149,7 @@ def test_a_question_asked_twice_is_not_answered_by_the_reply_to_a_third() -> Non
         core.tick(now + TIMEOUT)
     now = core.free_at(1, GAP)
     core.start(holding(0), now)
-    reply = core.received(answer(holding(100), b"", Framing.RTU), now + 0.1)
+    reply = core.received(answer(holding(100), b"", RTU), now + 0.1)
     assert reply is not None
     assert reply.doubtful
 
@@ -160,7 +161,7 @@ def test_the_acknowledgement_of_an_earlier_write_is_not_taken_for_that_of_this_o
     core.tick(1.3)
     now = core.free_at(1, GAP)
     core.start(second, now)
-    reply = core.received(answer(first, b"", Framing.RTU), now + 0.1)
+    reply = core.received(answer(first, b"", RTU), now + 0.1)
     assert reply is not None
     assert reply.doubtful
 
@@ -187,7 +188,7 @@ def test_what_does_not_fit_the_question_is_no_answer(wrong: bytes) -> None:
     core = client()
     core.start(holding(0), 1.0)
     assert core.received(wrong, 1.01) is None
-    assert core.received(answer(holding(0), b"", Framing.RTU), 1.02) == Reply(right_data(holding(0)))
+    assert core.received(answer(holding(0), b"", RTU), 1.02) == Reply(right_data(holding(0)))
 
 
 @pytest.mark.parametrize(
@@ -204,7 +205,7 @@ def test_a_write_is_acknowledged_by_its_own_address_and_value_only(wrong: str, f
 def test_a_complete_frame_with_a_wrong_crc_owes_nothing() -> None:
     core = client()
     core.start(holding(0), 1.0)
-    core.received(answer(holding(0), b"", Framing.RTU)[:-1] + b"\xaa\xbb", 1.01)
+    core.received(answer(holding(0), b"", RTU)[:-1] + b"\xaa\xbb", 1.01)
     assert core.tick(1.3) == Reply(None, fault=Status.CRC)
     assert core.free_at(1, GAP) <= 1.3
 
@@ -214,7 +215,7 @@ def test_an_echo_is_learned_from_a_read_and_taken_off_a_write() -> None:
     frame = core.start(holding(0), 1.0)
     assert core.received(frame, 1.01) is None
     assert core.echo is True
-    assert core.received(answer(holding(0), b"", Framing.RTU), 1.02) == Reply(right_data(holding(0)))
+    assert core.received(answer(holding(0), b"", RTU), 1.02) == Reply(right_data(holding(0)))
     write = Request(1, Function.WRITE_SINGLE_REGISTER, 1, 1, b"\x00\x03")
     frame = core.start(write, 1.1)
     assert core.received(frame, 1.11) is None  # the echo is the answer's twin
@@ -224,7 +225,7 @@ def test_an_echo_is_learned_from_a_read_and_taken_off_a_write() -> None:
 def test_a_line_without_echo_is_learned_from_a_read() -> None:
     core = client(echo=None)
     core.start(holding(0), 1.0)
-    core.received(answer(holding(0), b"", Framing.RTU), 1.01)
+    core.received(answer(holding(0), b"", RTU), 1.01)
     assert core.echo is False
     frame = core.start(Request(1, Function.WRITE_SINGLE_REGISTER, 1, 1, b"\x00\x03"), 1.1)
     assert core.received(frame, 1.11) == Reply(b"")
@@ -248,7 +249,7 @@ def test_an_answer_made_of_the_very_bytes_of_its_question_proves_nothing_about_a
 
 
 def test_the_response_time_counts_from_the_end_of_the_frame_on_the_wire() -> None:
-    slow = Client(Framing.RTU, 0.0, timeout=0.3, late_window=0.0, character_s=10 / 9600)
+    slow = Client(RTU, 0.0, timeout=0.3, late_window=0.0, character_s=10 / 9600)
     slow.start(holding(0, 125), 0.0)
     assert slow.deadline() == pytest.approx(0.3 + (8 + 255) * 10 / 9600)
 
@@ -273,7 +274,7 @@ class Wire:
         if not lost:
             self.free = max(self.free, self.now) + delay
             data = answer(request, frame, self.framing)
-            noise = noise if self.framing is Framing.RTU else b""  # TCP has none
+            noise = noise if self.framing.serial else b""  # TCP has none
             self._deliver(self.free, noise + data * (2 if twice else 1) + noise)
         while True:
             deadline = self.core.deadline()
@@ -317,7 +318,7 @@ questions = st.builds(
 steps = st.tuples(questions, delays, st.booleans(), st.binary(max_size=4), st.booleans())
 
 
-@pytest.mark.parametrize("framing", Framing)
+@pytest.mark.parametrize("framing", FRAMINGS)
 @given(st.lists(steps, min_size=2, max_size=14), st.booleans(), st.integers(0, 2**32))
 @settings(max_examples=100)
 def test_never_a_value_of_another_address_table_or_unit(
@@ -327,7 +328,7 @@ def test_never_a_value_of_another_address_table_or_unit(
     seed: int,
 ) -> None:
     dice = random.Random(seed)
-    echo = echo and framing is Framing.RTU
+    echo = echo and framing.serial
     core = client(framing, echo=None)
     wire = Wire(core, framing, echo, dice)
     for request, delay, rare, noise, twice in script:
@@ -343,7 +344,7 @@ def test_never_a_value_of_another_address_table_or_unit(
 def test_a_slave_that_is_late_once_by_any_amount_spoils_no_value(
     delay: float, asked: Iterable[Request], seed: int
 ) -> None:
-    wire = Wire(client(), Framing.RTU, False, random.Random(seed))
+    wire = Wire(client(), RTU, False, random.Random(seed))
     for number, request in enumerate(asked):
         reply = wire.ask(request, delay if number == 0 else 0.01, False, b"", False)
         if reply.data is not None:
@@ -351,7 +352,7 @@ def test_a_slave_that_is_late_once_by_any_amount_spoils_no_value(
 
 
 @given(
-    st.sampled_from(Framing),
+    st.sampled_from(FRAMINGS),
     st.sampled_from([None, True, False]),
     st.lists(
         st.one_of(
@@ -385,5 +386,5 @@ def test_no_bytes_and_no_times_make_the_core_fail_or_grow(
             if core.received(data, now) is not None:
                 pending = None
         assert (core.deadline() is None) is (pending is None)
-        assert len(core._buffer) <= 600
+        assert len(core._buffer) <= 2 * framing.frame_bytes_max
         assert core.free_at(1, GAP) < now + 20 * WINDOW

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.codec.words import parse
-from gateway.connectors.modbus.client import Function
 from gateway.connectors.modbus.config import ModbusDevice, RtuBus, Spot, reads, spot
+from gateway.connectors.modbus.request import Function
 from gateway.connectors.modbus.values import alone, decoded, raw_of, read_request, write_request
 from gateway.model import Status
 from gateway.normalise.judge import Judge

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from gateway.connectors.base import Emit, Tools
-from gateway.connectors.modbus.client import GATEWAY, WINDOW_GROWTH_MAX, Reply, Request
+from gateway.connectors.modbus.client import WINDOW_GROWTH_MAX, Reply
 from gateway.connectors.modbus.config import (
     AnyBus,
     ModbusDevice,
@@ -31,6 +31,7 @@ from gateway.connectors.modbus.config import (
 )
 from gateway.connectors.modbus.link import Acquired, Line
 from gateway.connectors.modbus.planner import Read, split
+from gateway.connectors.modbus.request import GATEWAY, Request
 from gateway.connectors.modbus.values import decoded, raw_of, read_request, reason_of, write_request
 from gateway.connectors.modbus.writing import BUSY_PAUSE_S, BUSY_TRIES, carry_out
 from gateway.connectors.schedule import Job, Next, Schedule, Turn

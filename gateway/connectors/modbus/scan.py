@@ -15,9 +15,9 @@ from typing import Literal, NamedTuple
 from serial.tools import list_ports
 
 from gateway.clock import Clock
-from gateway.connectors.modbus.client import GATEWAY, Function, Request
 from gateway.connectors.modbus.config import AnyBus, RtuBus, TcpBus, character_s, gap_s
 from gateway.connectors.modbus.link import Line
+from gateway.connectors.modbus.request import GATEWAY, Function, Request
 from gateway.connectors.modbus.values import reason_of
 from gateway.errors import LinkError
 from gateway.settings import toml

@@ -9,9 +9,9 @@ from __future__ import annotations
 import struct
 
 from gateway.codec.words import Family, Word
-from gateway.connectors.modbus.client import EXCEPTIONS, Function, Request
 from gateway.connectors.modbus.config import Spot
 from gateway.connectors.modbus.planner import Item, Read, Table
+from gateway.connectors.modbus.request import EXCEPTIONS, Function, Request
 from gateway.model import Status, Value
 
 _READ = {

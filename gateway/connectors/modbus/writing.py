@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from gateway.connectors.modbus.client import Reply, Request
+from gateway.connectors.modbus.client import Reply
 from gateway.connectors.modbus.config import Spot
+from gateway.connectors.modbus.request import Request
 from gateway.connectors.modbus.values import (
     alone,
     decoded,

@@ -215,8 +215,8 @@ class SerialPort:
 def _reason(path: str, error: Exception) -> str:
     number = error.errno if isinstance(error, OSError) else (error.args or (None,))[0]
     if number in (errno.EBUSY, errno.EAGAIN):
-        holder = _holder(path)
-        return f"in use by {holder}" if holder else "in use by another program"
+        program = holder(path)
+        return f"in use by {program}" if program else "in use by another program"
     if number == errno.EIO:
         return "the device is gone (I/O error)"
     if number == errno.EACCES:
@@ -226,7 +226,7 @@ def _reason(path: str, error: Exception) -> str:
     return str(error)
 
 
-def _holder(path: str) -> str:
+def holder(path: str) -> str:
     """`name (pid 123)` of a program that has the port open; empty when /proc does not tell."""
     try:
         node = os.stat(path)

@@ -132,6 +132,8 @@ class Buffer:
         for loose in recovered.loose:
             for portion in batching.portions(loose.rows):
                 self._place(portion._replace(lane=loose.lane), None, loose.entry)
+        for stream in self._shelf.distrusted:
+            self._move(stream)
         if recovered.records or recovered.loose:
             self.hurry()  # it has been through one end already; the next may take the ring too
             log.info(
@@ -316,34 +318,36 @@ class Buffer:
         found = self._shelf.streams.get(stream)
         if found is None or not found.ours:
             return
-        log.warning("the sink knows more of stream %s than was ever sent: is this machine a copy?", stream)
-        await asyncio.shield(self._move(stream, found))  # whoever found it out may end before the disk is done
+        if self._shelf.distrust(found):
+            log.warning("the sink knows more of stream %s than was ever sent: is this machine a copy?", stream)
+        await asyncio.shield(self._move(stream))  # whoever found it out may end before the disk is done
 
-    def _move(self, stream: str, found: Stream) -> asyncio.Task[None]:
-        move = asyncio.create_task(self._give_away(stream, found), name="distrusted stream")
+    def _move(self, stream: str) -> asyncio.Task[None]:
+        move = asyncio.create_task(self._give_away(stream), name="distrusted stream")
         self._moves.add(move)
-        move.add_done_callback(functools.partial(self._moved, stream, found))
+        move.add_done_callback(functools.partial(self._moved, stream))
         return move
 
-    def _moved(self, stream: str, found: Stream, move: asyncio.Task[None]) -> None:
+    def _moved(self, stream: str, move: asyncio.Task[None]) -> None:
         self._moves.discard(move)
         if not move.cancelled() and isinstance(move.exception(), StoreError):  # no session uses the stream again
-            asyncio.get_running_loop().call_later(MOVE_AGAIN_S, self._move, stream, found)
+            asyncio.get_running_loop().call_later(MOVE_AGAIN_S, self._move, stream)
 
-    async def _give_away(self, stream: str, found: Stream) -> None:
+    async def _give_away(self, stream: str) -> None:
         async with self._moving:  # each session may find it out
-            if not found.sealed:
-                self.close(found.lane)
-                found.sealed = True
-                self._shelf.current[found.lane] = self._shelf.new_stream(found.lane)
             await self._committer.commit()
-            if found.waiting_on_disk:
+            found = self._shelf.streams.get(stream)
+            if found is not None and found.waiting_on_disk:
                 target = self._shelf.new_stream(found.lane)
                 try:
-                    await self._committer.move(stream, found.mark, target.name)
+                    await self._committer.move(stream, target)
                 finally:
                     target.sealed = True  # not before: what has ended and holds nothing is forgotten by any commit
-            self._shelf.move(found, self._shelf.current[found.lane])  # what the disk did not take
+            # what the disk did not take
+            whole = found is None or self._shelf.move(found, self._shelf.current[found.lane])
+            if not whole or not self._committer.opened:
+                raise StoreError(f"something is left of stream {stream}, or may be")
+            self._shelf.flights.given_away(stream)
         self._news()
 
     def online(self, up: bool, patient: bool = False) -> None:

@@ -306,7 +306,7 @@ class Committer:
 
     def _adopt(self, opened: Opened) -> dict[Lane, int]:
         covered = self._shelf.adopt(opened)
-        self.whole = not opened.damaged and (self.whole or not self._shelf.current)
+        self.whole = not (opened.damaged or opened.losses) and (self.whole or not self._shelf.current)
         self._store_open = self.opened = True
         self._damaged = opened.damaged
         if self._shelf.current:
@@ -388,15 +388,18 @@ class Committer:
             self._shelf.count(loss)
         return stored
 
-    async def move(self, stream: str, mark: int, target: str) -> None:
+    async def move(self, stream: str, target: Stream) -> None:
         """What is un-acked of a stream on disk goes to a new one. Raises StoreError."""
         async with self._lock:
             known = self._shelf.streams.get(stream)
             if known is None or known.disk is None:
                 return  # two sessions were told the same, and the other one did it
-            self._shelf.rehouse(known)
-            boot = self._shelf.clock_state.boot
-            self._set_disks((await self._call(self.store.move, stream, mark, target, boot)).disks)
+            boot, pins = self._shelf.clock_state.boot, frozenset(known.pins)
+            done = await self._call(self.store.move, stream, known.mark, target.name, boot, pins)
+            self._shelf.rehouse(known, target, done.moved)
+            self._set_disks(done.disks)
+            for loss in done.losses:
+                self._shelf.count(loss)
 
     async def probe(self) -> None:
         """Returns when the store's thread has come to it."""

@@ -7,6 +7,8 @@ RECORDS  one record, or several that came from one batch which had to be split: 
 ORIGINS  messages that are settled, and that their source may still send again
 ACKER    a sink that has acked something of a stream
 SESSION  a source's session of which this ring knows every message that was taken over
+DISTRUST a stream that is never used again, and up to where it had been acked by then
+MOVED    what is un-acked of such a stream under new numbers; `covers` is the one entry that had it under the old ones
 """
 
 from __future__ import annotations
@@ -25,12 +27,15 @@ RECORDS: Final = 2
 ORIGINS: Final = 3
 ACKER: Final = 4
 SESSION: Final = 5
+DISTRUST: Final = 6
+MOVED: Final = 7
 
 _LANES = (Lane.ALARM, Lane.LIVE)
 _COVERS = struct.Struct("<QQI")
 _RECORD = struct.Struct("<16sBBHIIQQQ")  # stream, lane, kind, zero, readings, origins, seq, last, at_ms
 _LENGTH = struct.Struct("<I")
 _ORIGIN = struct.Struct("<8sH16s")
+_DISTRUST = struct.Struct("<16sQ")
 _STREAM_BYTES = 16
 
 
@@ -138,3 +143,16 @@ def decode_acker(payload: bytes) -> tuple[str, str]:
     if len(payload) <= _STREAM_BYTES:
         raise DecodeError("not an entry of a sink")
     return payload[:_STREAM_BYTES].hex(), payload[_STREAM_BYTES:].decode(errors="replace")
+
+
+def encode_distrust(stream: str, mark: int) -> bytes:
+    return _DISTRUST.pack(bytes.fromhex(stream), mark)
+
+
+def decode_distrust(payload: bytes) -> tuple[str, int]:
+    """Stream and mark. Raises DecodeError."""
+    try:
+        stream, mark = _DISTRUST.unpack(payload)
+    except struct.error as error:
+        raise DecodeError(f"not an entry of a stream: {error}") from error
+    return stream.hex(), mark

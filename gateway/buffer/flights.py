@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from gateway.buffer.entries import (
     ACKER,
+    DISTRUST,
+    MOVED,
     NO_ROWS,
     ORIGINS,
     RECORDS,
@@ -18,6 +20,7 @@ from gateway.buffer.entries import (
     Covers,
     Flown,
     encode_acker,
+    encode_distrust,
     encode_origins,
     encode_records,
     encode_rows,
@@ -33,6 +36,8 @@ class Flights:
     def __init__(self, ring: Ring | None) -> None:
         self._ring = ring
         self._sessions: dict[bytes, Entry] = {}
+        self.distrusted: dict[str, Entry] = {}
+        """By stream: what tells a later process."""
 
     @property
     def name(self) -> bytes:
@@ -51,18 +56,24 @@ class Flights:
         """Rows that are in no record yet. None: they are not in the ring."""
         return self._ring.put(ROWS, encode_rows(lane, rows)) if self._ring is not None else None
 
-    def launch(self, helds: Sequence[Held], covers: Covers = NO_ROWS) -> bool:
+    def launch(self, helds: Sequence[Held], covers: Covers = NO_ROWS, kind: int = RECORDS) -> bool:
         """Puts records into the ring, all or none."""
         if self._ring is None:
             return False
         flown = [Flown(held.record, held.at_ms) for held in helds]
-        entry = self._ring.put(RECORDS, encode_records(flown, covers))
+        entry = self._ring.put(kind, encode_records(flown, covers))
         if entry is None:
             return False
         flight = Flight(entry, len(helds))
         for held in helds:
             held.flight = flight
         return True
+
+    def relaunch(self, helds: Sequence[Held], old: Held) -> bool:
+        """Puts records into the ring in place of what holds them there, of which `old` is one. False: no room."""
+        if old.flight is not None:
+            return self.launch(helds, Covers(old.flight.entry.number, old.flight.entry.number), MOVED)
+        return self.launch(helds, Covers(old.grounded[0].number, old.grounded[-1].number) if old.grounded else NO_ROWS)
 
     def land(self, held: Held) -> None:
         """The record needs the ring no longer."""
@@ -109,6 +120,17 @@ class Flights:
         """Nothing is left of it."""
         self.free([entry for entry in stream.ackers.values() if entry is not None])
 
+    def distrust(self, stream: str, mark: int) -> None:
+        """A later process must not take for an ack what some sink knows of this stream."""
+        entry = self._ring.put(DISTRUST, encode_distrust(stream, mark)) if self._ring is not None else None
+        if entry is not None:
+            self.distrusted[stream] = entry
+
+    def given_away(self, stream: str) -> None:
+        """Nothing un-acked is left of it."""
+        if stream in self.distrusted:
+            self.free((self.distrusted.pop(stream),))
+
     def vouch(self, session: bytes) -> None:
         """From now on the ring knows of every message of this session that was taken over."""
         if self._ring is not None and session not in self._sessions:
@@ -116,8 +138,9 @@ class Flights:
             if entry is not None:
                 self._sessions[session] = entry
 
-    def recall(self, sessions: Mapping[bytes, Entry]) -> None:
+    def recall(self, sessions: Mapping[bytes, Entry], distrusted: Mapping[str, Entry]) -> None:
         self._sessions.update(sessions)
+        self.distrusted.update(distrusted)
 
     def doubt(self) -> None:
         """Origins were lost with a part of the store: a later process must not believe that it knows them all."""

@@ -247,9 +247,11 @@ class Records:
                 first=first[0] & SEQ_MASK, last=max(seq, last[1]), first_at_ms=first[1]
             )
 
-    def move(self, stream: str, mark: int, target: str, boot: str) -> None:
-        """Gives what is un-acked of a stream to a new one, and ends that."""
-        key, lane = self._keys[stream], self.disks[stream].lane
+    def move(self, stream: str, mark: int, target: str, boot: str, pins: frozenset[int]) -> dict[int, int]:
+        """Gives what is un-acked of a stream to a new one, and ends that. Acked rows stay that are pinned.
+
+        Returns the new numbers of pinned ones; the others leave their origins, which are forgotten."""
+        lane, moved = self.disks[stream].lane, {}
         with self.all_or_nothing():
             self._add(target, lane, boot)
             seq, at = 0, mark + 1
@@ -257,15 +259,19 @@ class Records:
                 for stored in chunk:
                     if stored.record.kind is not RecordKind.END:
                         seq += 1
-                        moved = msgspec.structs.replace(stored.record, stream=target, seq=seq, last=0)
-                        self._put(target, to_row(self._keys[target], stored._replace(record=moved)))
+                        old = stored.record
+                        origins = old.origins if old.seq in pins else ()
+                        if old.seq in pins:
+                            moved[old.seq] = seq
+                        new = msgspec.structs.replace(old, stream=target, seq=seq, last=0, origins=origins)
+                        self._put(target, to_row(self._keys[target], stored._replace(record=new)))
                 at = chunk[-1].record.upto + 1
             end = Record(target, lane, seq + 1, RecordKind.END, b"")
             self._put(target, to_row(self._keys[target], Stored(end, 0, None)))
-            self._delete(stream, 0, SEQ_MASK)
-            self._db.execute("DELETE FROM stream WHERE key = ?", (key,))
-            del self._keys[stream], self.disks[stream]
+            self.trim(NO_LIMITS._replace(marks={stream: SEQ_MASK}, pins={stream: pins - moved.keys()}))
             self._refresh(target)
+            self.drop_empty(frozenset(self._keys.keys() - {stream}))
+        return moved
 
     def covered(self) -> dict[tuple[bytes, Lane], int]:
         """(Ring, lane) → entry number up to which its rows are here, where the ring had no room to say so."""
@@ -368,6 +374,7 @@ class Records:
                 break
         if damaged and not self._db.in_transaction:
             self._repair(name, [result[i] for i in damaged])
+        self.losses += [Loss(GapReason.CORRUPT, None)] * len(damaged)
         return result
 
     def _repair(self, name: str, gaps: Sequence[Stored]) -> None:
@@ -375,7 +382,6 @@ class Records:
             for gap in gaps:
                 self._delete(name, gap.record.seq, gap.record.seq)
                 self._put(name, to_row(self._keys[name], gap))
-                self.losses.append(Loss(GapReason.CORRUPT, None))
         self._refresh(name)
 
 

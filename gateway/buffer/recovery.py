@@ -1,7 +1,8 @@
 """Pure: what the flight ring of an earlier process says, sorted out.
 
 Records keep their identity. Rows that a record covers are in that record; the others are loose and will get a new
-identity. A gap stands for the records that it covers. An entry that cannot be understood is given back.
+identity. A gap stands for the records that it covers, a record that was moved for what it was before. An entry that
+cannot be understood is given back.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import msgspec
 
 from gateway.buffer.entries import (
     ACKER,
+    DISTRUST,
+    MOVED,
     ORIGINS,
     RECORDS,
     ROWS,
@@ -20,6 +23,7 @@ from gateway.buffer.entries import (
     Covers,
     Flown,
     decode_acker,
+    decode_distrust,
     decode_origins,
     decode_records,
     decode_rows,
@@ -46,6 +50,8 @@ class Recovered(NamedTuple):
     ackers: Sequence[tuple[Entry, str, str]]
     """Streams, and the sinks that have acked something of them."""
     sessions: Mapping[bytes, Entry]
+    distrusted: Sequence[tuple[Entry, str, int]]
+    """Streams, and up to where they had been acked."""
     useless: Sequence[Entry]
     damaged: int
     """Entries that have a good checksum and make no sense: another version wrote them."""
@@ -78,6 +84,8 @@ def sort_out(found: Sequence[Found], stored: Mapping[Lane, int]) -> Recovered:
     origins: list[tuple[Entry, tuple[Origin, ...]]] = []
     ackers: list[tuple[Entry, str, str]] = []
     sessions: dict[bytes, Entry] = {}
+    distrusted: list[tuple[Entry, str, int]] = []
+    moved: set[int] = set()
     useless: list[Entry] = []
     covered: list[tuple[Lane, Covers]] = []
     damaged = 0
@@ -85,16 +93,21 @@ def sort_out(found: Sequence[Found], stored: Mapping[Lane, int]) -> Recovered:
         try:
             if kind == ROWS:
                 rows.append(Loose(entry, *decode_rows(payload)))
-            elif kind == RECORDS:
+            elif kind in (RECORDS, MOVED):
                 flown, covers = decode_records(payload)
                 records.append((entry, flown))
-                covered += [(each.record.lane, covers) for each in flown[:1]]
+                if kind == MOVED:
+                    moved.add(covers.first)
+                else:
+                    covered += [(each.record.lane, covers) for each in flown[:1]]
             elif kind == ORIGINS:
                 origins.append((entry, decode_origins(payload)))
             elif kind == ACKER:
                 ackers.append((entry, *decode_acker(payload)))
             elif kind == SESSION:
                 sessions[payload] = entry
+            elif kind == DISTRUST:
+                distrusted.append((entry, *decode_distrust(payload)))
             else:
                 raise DecodeError(f"entries of kind {kind} are not known")
         except DecodeError:
@@ -104,6 +117,7 @@ def sort_out(found: Sequence[Found], stored: Mapping[Lane, int]) -> Recovered:
     gaps: list[Record] = []
     for entry, flown in reversed(records):  # the newest first: only what is newer stands for something
         left = [each for each in flown if not any(_stands_for(gap, each.record) for gap in gaps)]
+        left = left if entry.number not in moved else []
         gaps += [each.record for each in left if each.record.kind is RecordKind.GAP]
         if left:
             valid.append((entry, left))
@@ -118,7 +132,7 @@ def sort_out(found: Sequence[Found], stored: Mapping[Lane, int]) -> Recovered:
             useless.append(each.entry)
         else:
             loose.append(each)
-    return Recovered(valid, loose, origins, ackers, sessions, useless, damaged)
+    return Recovered(valid, loose, origins, ackers, sessions, distrusted, useless, damaged)
 
 
 def _stands_for(gap: Record, record: Record) -> bool:

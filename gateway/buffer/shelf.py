@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import secrets
 from collections import Counter
@@ -43,8 +44,11 @@ class Shelf:
         """Oldest first."""
         self.current: dict[Lane, Stream] = {}
         """The open stream of each lane."""
+        self.distrusted: dict[str, int] = {}
+        """Streams that are never used again, and up to where they had been acked by then."""
         self.ledger = OriginLedger(self._homeless, flights.vouch)
         self.kept = Kept(keep_acked_bytes)
+        self._confirmed = 0
         self.memory_bytes = 0
         """Of fresh records; the owner of the open batches adds theirs."""
         self.lost: Counter[GapReason] = Counter()
@@ -85,6 +89,19 @@ class Shelf:
         for stream in [stream for stream in self.streams.values() if stream.sealed and stream.empty]:
             self.flights.forget(stream)
             del self.streams[stream.name]
+        for name in self.distrusted.keys() - self.streams.keys() - self.flights.distrusted.keys():
+            del self.distrusted[name]
+
+    def distrust(self, stream: Stream) -> bool:
+        """From now on no ack of it counts, and it is not offered. False: that is known."""
+        if stream.name in self.distrusted:
+            return False
+        self.distrusted[stream.name] = stream.mark
+        self.flights.distrust(stream.name, stream.mark)
+        if not stream.sealed:
+            stream.sealed = True
+            self.current[stream.lane] = self.new_stream(stream.lane)
+        return True
 
     def leave(self) -> None:
         """The process ends in order: of streams of which nothing is held, the next one need know nothing."""
@@ -94,9 +111,10 @@ class Shelf:
 
     def offers(self, *, grounded: bool) -> tuple[StreamOffer, ...]:
         """See `Outbox`. Records that are not in the ring are offered only with `grounded`."""
-        sealed = [stream for stream in self.streams.values() if stream.sealed and (stream.waiting or stream.kept)]
-        # stable: by age within a lane; last those of which a sink may want something back
-        sealed.sort(key=lambda stream: (not stream.waiting, stream.lane is Lane.LIVE))
+        wanted = [stream for stream in self.streams.values() if stream.waiting or stream.kept]
+        sealed = [stream for stream in wanted if stream.sealed and stream.name not in self.distrusted]
+        # stable: by age within a lane; last those of which a sink may want something back, each in its turn
+        sealed.sort(key=lambda stream: (0, stream.lane is Lane.LIVE) if stream.waiting else (1, stream.confirmed))
         chosen = (*(self.current[lane] for lane in Lane), *sealed[:SEALED_OFFERED])
         return tuple([stream.offer(grounded=grounded) for stream in chosen])
 
@@ -190,18 +208,25 @@ class Shelf:
         born_s = min([self._clock.monotonic(), *(held.born_s for held in stream.fresh.values())])
         self._insert(stream, Held(stored.record, stored.at_ms, stored.utc_ms, born_s))
 
-    def move(self, stream: Stream, target: Stream) -> None:
-        """Gives fresh records another identity: that of the open stream `target`."""
-        for held in list(stream.fresh.values()):
-            if held.record.kind is RecordKind.END:
-                self._remove(stream, held)
-                continue
-            record = msgspec.structs.replace(held.record, stream=target.name, seq=target.next, last=0)
-            again = Held(record, held.at_ms, held.utc_ms, held.born_s)
-            again.home, again.grounded = held.home, held.grounded
-            again.settlings, held.settlings, held.grounded = held.settlings, (), ()
-            self._insert(target, again)
-            self._remove(stream, held)
+    def move(self, stream: Stream, target: Stream) -> bool:
+        """Gives fresh records another identity: that of the open stream `target`. False: some are in the ring, which
+        has no room to replace them, and stay as safe as they are."""
+        for _, group in itertools.groupby(list(stream.fresh.values()), lambda held: held.flight or held):
+            olds = list(group)
+            moving = [held for held in olds if held.record.kind is not RecordKind.END]
+            news = [_renumbered(held, target.name, number) for number, held in enumerate(moving, target.next)]
+            alone = any(held.flight is None for held in list(target.fresh.values())[-1:])
+            if news and (alone or not self.flights.relaunch(news, olds[0])):
+                if olds[0].flight is not None:
+                    return False
+                news[0].grounded, olds[0].grounded = olds[0].grounded, ()
+            for old, new in zip(moving, news, strict=True):
+                new.settlings, old.settlings = old.settlings, ()
+                target.insert(new)
+                self.memory_bytes += new.bytes
+            for old in olds:
+                self._remove(stream, old)
+        return True
 
     def _insert(self, stream: Stream, held: Held) -> None:
         self.flights.launch([held])
@@ -216,12 +241,20 @@ class Shelf:
     # ── ack and commit ───────────────────────────────────────────────────────────────────────────────────────────────
 
     def ack(self, sink: str, stream: Stream, seq: int) -> None:
+        if stream.name in self.distrusted:
+            return  # it may be of the copy's records
         if not stream.sealed:
             seq = min(seq, stream.next - 1)
         if sink not in stream.ackers:
             stream.meet(sink)
             self.flights.acked_by(stream, sink)
         stream.marks[sink] = max(stream.marks.get(sink, 0), seq)
+        if seq >= stream.next - 1:
+            self._confirmed += 1
+            stream.confirmed = self._confirmed
+        self._acked(stream, seq)
+
+    def _acked(self, stream: Stream, seq: int) -> None:
         if seq > stream.mark:
             stream.mark = seq
             stream.acked = max(stream.acked, seq)
@@ -260,12 +293,15 @@ class Shelf:
         if stream.disk is not None and stream.disk.first <= stream.mark:
             self.trimmable()
 
-    def rehouse(self, stream: Stream) -> None:
-        """Rows on disk that keep origins go, or get another identity: the ring keeps them instead."""
-        for home in stream.pins.values():
-            home.row = None
-            home.entry = self.flights.keep(self.ledger.of(home))
-        stream.pins = {}
+    def rehouse(self, stream: Stream, target: Stream, moved: Mapping[int, int]) -> None:
+        """Rows on disk that keep origins have another identity now."""
+        for seq, number in moved.items():
+            home = stream.pins.pop(seq, None)
+            if home is None:  # forgotten while they moved
+                target.unpinned = max(target.unpinned, number)
+            else:
+                home.row = (target.name, number)
+                target.pins[number] = home
 
     def rows_made_room(self) -> None:
         """Acked rows went although they kept origins."""
@@ -306,6 +342,8 @@ class Shelf:
             self.lost[loss.reason] += loss.readings
         if loss.stream in self.streams:
             self._move_out(self.streams[loss.stream], loss.first, loss.last)
+        if loss.reason is GapReason.CORRUPT:
+            self.flights.doubt()  # nobody knows which messages were in it
 
     def count_gap(self, body: bytes) -> None:
         gap = gap_body(body)
@@ -369,6 +407,7 @@ class Shelf:
                 stream.set_disk(disk)
                 self._inherit(stream, opened.sinks.get(name, {}))
         self.streams = older | self.streams
+        self._renounce()
         if opened.damaged:
             self._doubt()
         for name, number in opened.proved.items():
@@ -379,17 +418,24 @@ class Shelf:
         for name, seq, origins in opened.origins:
             if seq <= self.streams[name].unpinned:
                 continue  # forgotten, or known
-            valid = [origin for origin in origins if (origin.session, origin.packet_id) not in newer]
+            valid = tuple([origin for origin in origins if (origin.session, origin.packet_id) not in newer])
             if valid:
-                home = Home()
-                home.row = (name, seq)
-                self.ledger.recall(valid, home, settled=True)
-                self.streams[name].pins[seq] = home
+                self._recall_row(self.streams[name], seq, valid)
         for loss in opened.losses:
             self.count(loss)
         covered = {lane: number for (ring, lane), number in opened.covered.items() if ring == self.flights.name}
         self.flights.skip_to(max(covered.values(), default=0))
         return covered
+
+    def _recall_row(self, stream: Stream, seq: int, origins: tuple[Origin, ...]) -> None:
+        home = Home()
+        self.ledger.recall(origins, home, settled=True)
+        held = stream.fresh.get(seq)
+        if held is not None and held.home is None:  # it takes the place of the row, and knows less
+            held.record, held.home = msgspec.structs.replace(held.record, origins=origins), home
+        else:
+            home.row = (stream.name, seq)
+            stream.pins[seq] = home
 
     def _inherit(self, stream: Stream, sinks: Mapping[str, int]) -> None:
         """What earlier processes wrote down of who has acked what."""
@@ -416,6 +462,9 @@ class Shelf:
                 stream = self.streams.get(record.stream)
                 if stream is None:
                     stream = self.older_stream(record.stream, record.lane)
+                if record.seq in stream.pins and not record.origins:  # it takes the place of a row that knows more
+                    origins = self.ledger.of(stream.pins[record.seq])
+                    record = msgspec.structs.replace(record, origins=origins)
                 held = Held(record, at_ms, batching.utc(at_ms, self.clock_state), now)
                 held.flight = flight
                 if record.origins:
@@ -435,12 +484,27 @@ class Shelf:
                 stream.ackers[sink] = entry
                 stream.marks.setdefault(sink, 0)
                 stream.inherited |= {sink}
-        self.flights.recall(recovered.sessions)
+        self.flights.recall(recovered.sessions, {name: entry for entry, name, _ in recovered.distrusted})
+        self.distrusted.update((name, mark) for _, name, mark in recovered.distrusted)
+        self._renounce()
         if sound:
             self.ledger.trust(recovered.sessions)
         else:
             self._doubt()
         self.flights.free(recovered.useless)
+
+    def _renounce(self) -> None:
+        """What an earlier process distrusted is not used by this one either, as far as it is known by now."""
+        for name, mark in self.distrusted.items():
+            if name in self.streams:
+                self._acked(self.streams[name], mark)
+
+
+def _renumbered(held: Held, stream: str, number: int) -> Held:
+    record = msgspec.structs.replace(held.record, stream=stream, seq=number, last=0)
+    again = Held(record, held.at_ms, held.utc_ms, held.born_s)
+    again.home = held.home
+    return again
 
 
 def _nobody() -> None:

@@ -21,6 +21,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 import msgspec
@@ -85,6 +86,8 @@ class Done(NamedTuple):
     losses: Sequence[Loss] = ()
     unpinned: bool = False
     """Rows that were kept for their origins had to go."""
+    moved: Mapping[int, int] = MappingProxyType({})
+    """Old and new numbers of rows that are kept for their origins."""
 
 
 class Opened(NamedTuple):
@@ -322,16 +325,17 @@ class Store:
         self.committed_bytes += sum(incoming)
         return unpinned
 
-    def move(self, stream: str, mark: int, target: str, boot: str) -> Done:
-        """Gives what is un-acked of a stream to a new one, and ends that.
+    def move(self, stream: str, mark: int, target: str, boot: str, pins: frozenset[int]) -> Done:
+        """Gives what is un-acked of a stream to a new one, and ends that. Of acked rows the pinned ones stay.
 
         Raises:
             StoreError: nothing has happened.
         """
         with self._writing() as (_, records):
-            records.move(stream, mark, target, boot)
+            records.take_losses()
+            moved = records.move(stream, mark, target, boot, pins)
             self.commits += 1
-        return Done(self._changed(records))
+        return Done(self._changed(records), records.take_losses(), moved=moved)
 
     def _changed(self, records: Records) -> dict[str, Disk | None]:
         before, self._told = self._told, dict(records.disks)

@@ -107,6 +107,8 @@ class Stream:
         """Sinks that have acked something, as a later process will find them: in the ring, or (None) on disk."""
         self.inherited: frozenset[str] = frozenset()
         """Sinks that had acked something when this process began: what was missing then, they have."""
+        self.confirmed = 0
+        """Grows from one stream to the next whenever a sink says that it has all of it."""
         self.held = 0
         """In flight up to here."""
         self.fetching = 0

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from gateway.buffer import store as store_module
+from gateway.errors import StoreError
 from gateway.model import Lane
 from gateway.testing.loop import run
 from tests.buffer.world import Machine, Sink, deliver, origin, row
@@ -237,6 +239,66 @@ def test_what_was_proved_above_it_stays_so(tmp_path: Path) -> None:
         await asyncio.sleep(60)
         buffer = await machine.kill()
         assert buffer.ledger.seen(origin(1))
+        await machine.stop()
+
+    run(main())
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_record_of_a_ring_that_was_left_out_does_not_take_from_its_row_what_that_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    """Killed between commit and ring, it is in both; the process without a ring had it from the row."""
+
+    async def main() -> None:
+        machine = Machine(tmp_path)
+        buffer = await proved(machine)
+        await buffer.append([row(1, origin=origin(1))], lambda: None)
+        monkeypatch.setattr(buffer._shelf.flights, "land", lambda _: None)  # killed before
+        await asyncio.sleep(1)
+        machine.ring = False
+        buffer = await machine.kill()
+        assert buffer.ledger.seen(origin(1))
+        machine.ring = True
+        whole = store_module.connect
+
+        def fail(_: object) -> None:
+            raise StoreError("not now")
+
+        if late:
+            monkeypatch.setattr(store_module, "connect", fail)
+        buffer = await machine.kill()
+        monkeypatch.setattr(store_module, "connect", whole)
+        await asyncio.sleep(70)
+        assert buffer.ledger.settled(origin(1))
+        await buffer.append([row(2)])
+        await asyncio.sleep(1)
+        buffer = await machine.kill()
+        assert buffer.ledger.settled(origin(1)), "from the row, which was written again"
+        sink = Sink()
+        await deliver(buffer, sink)
+        assert sorted(sink.numbers) == [1, 2]
+        await machine.stop()
+
+    run(main())
+
+
+@pytest.mark.parametrize("found", ["at the start", "when it is read"])
+def test_a_damaged_row_puts_what_was_in_it_in_doubt(tmp_path: Path, found: str) -> None:
+    async def main() -> None:
+        machine = Machine(tmp_path)
+        buffer = await proved(machine)
+        await buffer.append([row(1, origin=origin(1))], lambda: None)
+        await asyncio.sleep(1)
+        records = buffer._committer.store._records
+        assert records is not None
+        records._db.execute("UPDATE record SET crc = crc + 1")
+        if found == "when it is read":
+            await deliver(buffer, Sink())
+        for _ in range(2):
+            buffer = await machine.kill()
+            assert not buffer.ledger.seen(origin(1))
+            assert not buffer.ledger.whole(SESSION)
         await machine.stop()
 
     run(main())

@@ -15,7 +15,7 @@ from gateway.buffer.streams import SINKS_KNOWN
 from gateway.errors import StoreError
 from gateway.model import GapReason, Lane, RecordKind
 from gateway.testing.loop import run
-from tests.buffer.world import Machine, Sink, deliver, row
+from tests.buffer.world import ALARM, LIVE, Machine, Sink, deliver, row
 
 
 def live(buffer: Any) -> str:
@@ -283,6 +283,38 @@ def test_more_sealed_streams_than_are_offered_all_arrive_in_order(tmp_path: Path
             assert len([offer for offer in buffer.offers() if offer.sealed]) <= 32
             await deliver(buffer, sink)
         assert sink.numbers == list(range(100)), "the oldest first"
+        assert sink.gaps == []
+        await machine.stop()
+
+    run(main())
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_a_restored_sink_is_refilled_over_several_hellos_where_more_streams_have_ended_than_are_offered(
+    tmp_path: Path, dies: bool
+) -> None:
+    async def main() -> None:
+        machine, sink = Machine(tmp_path), Sink()
+        buffer = await machine.start()
+        for number in range(100):
+            await buffer.append([row(number, LIVE if number % 3 else ALARM)])
+            buffer.seal(Lane.LIVE if number % 3 else Lane.ALARM)
+        while buffer.waiting()[0]:
+            await deliver(buffer, sink)
+        lost = sum(len(sink.restore(stream, 0)) for stream in list(sink.marks))
+        assert (lost, sink.numbers) == (100, [])
+        hellos = 0
+        while len(sink.numbers) < 100:
+            hellos += 1
+            offers = buffer.offers()
+            assert len([offer for offer in offers if offer.sealed]) == 32
+            told = [offer.stream for offer in offers]
+            if dies and hellos % 2:  # the connection is lost in the middle: what was half told has its turn again
+                told = told[: len(told) // 2]
+            await deliver(buffer, sink, streams=told)
+            assert hellos < 12, "it does not end"
+        assert hellos == (5 if dies else 4)
+        assert sorted(sink.numbers) == list(range(100))
         assert sink.gaps == []
         await machine.stop()
 

@@ -399,8 +399,10 @@ class ModelStore:
                 each.rows[done.first] = to_row(0, done.gap(name, each.lane))
                 self._losses.append(Loss(reason, done.lost, name, done.first, done.last))
 
-    def move(self, stream: str, mark: int, target: str, boot: str) -> Done:
+    def move(self, stream: str, mark: int, target: str, boot: str, pins: frozenset[int]) -> Done:
         self._check(writes=True)
+        self._losses = []
+        numbers: dict[int, int] = {}
         with self._all_or_nothing():
             moved = _Rows(self._platter.streams[stream].lane, boot, {})
             seq, at = 0, mark + 1
@@ -408,15 +410,23 @@ class ModelStore:
                 for stored in chunk:
                     if stored.record.kind is not RecordKind.END:
                         seq += 1
-                        record = msgspec.structs.replace(stored.record, stream=target, seq=seq, last=0)
+                        old = stored.record
+                        origins = old.origins if old.seq in pins else ()
+                        if old.seq in pins:
+                            numbers[old.seq] = seq
+                        record = msgspec.structs.replace(old, stream=target, seq=seq, last=0, origins=origins)
                         moved.rows[seq] = to_row(0, stored._replace(record=record))
                 at = chunk[-1].record.upto + 1
             end = Record(target, moved.lane, seq + 1, RecordKind.END, b"")
             moved.rows[seq + 1] = to_row(0, Stored(end, 0, None))
             self._platter.streams[target] = moved
-            del self._platter.streams[stream]
+            here = self._platter.streams[stream].rows
+            for seq in here.keys() - (pins - numbers.keys()):
+                del here[seq]
+            if not here:
+                del self._platter.streams[stream]
         self.commits += 1
-        return Done(self._changed())
+        return Done(self._changed(), self._take_losses(), moved=numbers)
 
     # ── read ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -444,9 +454,9 @@ class ModelStore:
                 stored = from_row(name, each.lane, each.rows[at])
             except DecodeError:
                 stored = gap_record(name, each.lane, at, at, GapBody(GapReason.CORRUPT), 0, None)
+                self._losses.append(Loss(GapReason.CORRUPT, None))
                 if repair:
                     each.rows[at] = to_row(0, stored)
-                    self._losses.append(Loss(GapReason.CORRUPT, None))
                     self._platter.repaired += 1
             result.append(stored)
             size += len(stored.record.body) + ROW_OVERHEAD

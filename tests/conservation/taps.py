@@ -237,8 +237,9 @@ class Taps:
         before = [held.record for held in stream.fresh.values() if held.record.kind is not RecordKind.END]
 
         def told(_: object) -> None:
-            after = [held.record for held in target.fresh.values()][-len(before) :] if before else []
-            for old, new in zip(before, after, strict=True):
+            gone = [old for old in before if old.seq not in stream.fresh]
+            after = [held.record for held in target.fresh.values()][-len(gone) :] if gone else []
+            for old, new in zip(gone, after, strict=True):
                 self.witness.renumber(old, new)
 
         return told

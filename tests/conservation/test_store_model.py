@@ -162,9 +162,13 @@ class Pair:
         if streams:
             stream = self.dice.choice(streams)
             target = f"{self.dice.getrandbits(128):032x}"
-            self.both("move", stream, self.dice.randint(0, self.next[stream]), target, self.boot)
+            rows = self.platter.streams[stream].rows
+            pins = frozenset(seq for seq in rows if self.aside.random() < 0.3)
+            self.both("move", stream, self.dice.randint(0, self.next[stream]), target, self.boot, pins)
             self.lanes[target], self.next[target] = self.lanes[stream], self.next[stream] + 2
-            del self.next[stream]
+            self.walked["moved, and rows stayed"] += stream in self.platter.streams
+            if stream not in self.platter.streams:
+                del self.next[stream]
 
     def read(self) -> None:
         stream = self.stream()
@@ -214,7 +218,9 @@ def test_the_model_of_the_store_answers_as_the_store_does(monkeypatch: pytest.Mo
                 error.add_note(f"seed {seed}")
                 raise
     wanted = ("commit", "read", "open", "move", "rescue", "probe", "rot", "refused", "evicted", "expired")
-    assert [path for path in (*wanted, "corrupt", "opened with origins") if not walked[path]] == []
+    assert [
+        path for path in (*wanted, "corrupt", "opened with origins", "moved, and rows stayed") if not walked[path]
+    ] == []
 
 
 def test_nothing_is_given_up_of_a_stream_that_is_being_read_whatever_its_key(tmp_path: Path) -> None:

@@ -220,14 +220,14 @@ class World:
         store = self.buffer._committer.store
         whole_move, whole_insert, whole_probe = store.move, store._insert, store.probe
 
-        def move(stream: str, mark: int, target: str, boot: str) -> Any:
+        def move(stream: str, mark: int, target: str, *rest: Any) -> Any:
             before = [each.record for each in store.read(stream, mark + 1, 1 << 30)[0]]
             moving = [old for old in before if old.kind is not RecordKind.END]
             for number, old in enumerate(moving, start=1):  # first: what fails may be found done after a power cut
                 new = msgspec.structs.replace(old, stream=target, seq=number, last=0)
                 self.witness.note(target, number, Made(new.kind, new.body, new.readings, new.upto))
                 self.witness.renumber(old, new)
-            done = whole_move(stream, mark, target, boot)
+            done = whole_move(stream, mark, target, *rest)
             self.seen["moved on disk"] += 1
             return done
 

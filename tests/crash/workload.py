@@ -72,8 +72,8 @@ class Watched(Store):
         asked = {"records": rows(work.records), "marks": dict(work.limits.marks)}
         return self._tell(lambda: super(Watched, self).commit(work), call="commit", **asked)  # type: ignore[no-any-return]
 
-    def move(self, stream: str, mark: int, target: str, boot: str) -> Done:
-        move = lambda: super(Watched, self).move(stream, mark, target, boot)  # noqa: E731
+    def move(self, stream: str, mark: int, target: str, boot: str, pins: frozenset[int]) -> Done:
+        move = lambda: super(Watched, self).move(stream, mark, target, boot, pins)  # noqa: E731
         return self._tell(move, call="move", stream=stream, mark=mark, target=target)  # type: ignore[no-any-return]
 
 

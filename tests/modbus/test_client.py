@@ -52,26 +52,6 @@ def answer(request: Request, frame: bytes, framing: Framing) -> bytes:
     return framing.frame(request.unit, pdu, int.from_bytes(frame[:2], "big") if framing is TCP else 0)
 
 
-def test_the_crc_is_the_standards_example() -> None:
-    assert crc(bytes.fromhex("0207")) == bytes.fromhex("4112")
-    assert crc(bytes.fromhex("010300000002")) == bytes.fromhex("c40b")
-
-
-@pytest.mark.parametrize(
-    ("request_", "pdu"),
-    [
-        (Request(1, Function.READ_COILS, 0x13, 0x13), "0100130013"),
-        (Request(1, Function.READ_HOLDING_REGISTERS, 0x6B, 3), "03006b0003"),
-        (Request(1, Function.WRITE_SINGLE_COIL, 0xAC, 1, b"\xff\x00"), "0500acff00"),
-        (Request(1, Function.WRITE_SINGLE_REGISTER, 1, 1, b"\x00\x03"), "0600010003"),
-        (Request(1, Function.WRITE_MULTIPLE_COILS, 0x13, 10, b"\xcd\x01"), "0f0013000a02cd01"),
-        (Request(1, Function.WRITE_MULTIPLE_REGISTERS, 1, 2, b"\x00\x0a\x01\x02"), "100001000204000a0102"),
-    ],
-)
-def test_requests_are_the_standards_examples(request_: Request, pdu: str) -> None:
-    assert request_.pdu().hex() == pdu
-
-
 def test_a_tcp_request_carries_its_own_transaction() -> None:
     core = client(TCP)
     first = core.start(holding(0), 0.0)

@@ -22,7 +22,9 @@ from gateway.commands.store import Store as JournalStore
 from gateway.config.schema import BusConfig, Config
 from gateway.connectors import registry
 from gateway.connectors.base import Connector, Tools
+from gateway.connectors.tap import Event, Tap
 from gateway.control.server import ControlServer
+from gateway.errors import GatewayError
 from gateway.health.devices import Devices
 from gateway.health.health import Health
 from gateway.health.systemd import Notifier
@@ -31,6 +33,7 @@ from gateway.model import Json, Trust
 from gateway.normalise.normaliser import Normaliser
 from gateway.normalise.timebase import Timebase
 from gateway.points import Device, Point
+from gateway.settings import nearest
 from gateway.supervisor.supervisor import Supervisor
 from gateway.uplink.uplink import About, Uplink
 
@@ -62,6 +65,7 @@ class App:
         normaliser = Normaliser({name: tuple(each.values()) for name, each in points.items()}, start_ns=clock.boot_ns())
         self._intake = Intake(normaliser, buffer, clock)
         self._supervisor = Supervisor(clock)
+        self._taps = {entry.name: Tap() for entry in config.buses}
         for entry in config.buses:
             self._add(entry)
         journal = JournalStore(config.gateway.state_dir / "commands.db")
@@ -93,7 +97,7 @@ class App:
     def _add(self, entry: BusConfig) -> None:
         connect = registry.load(entry.kind)
         beat, report = partial(self._supervisor.beat, entry.name), partial(self._devices.report, entry.name)
-        tools = Tools(self._clock, self._buffer.ledger, beat, report, self._buffer.hurry)
+        tools = Tools(self._clock, self._buffer.ledger, beat, report, self._buffer.hurry, self._taps[entry.name])
 
         def build() -> Connector:
             return connect(entry.bus, entry.devices, tools)
@@ -107,7 +111,9 @@ class App:
         can in a few seconds, and everything is closed. An unexpected exception of a core stage ends the process."""
         await self._router.open()
         control = ControlServer(
-            self._config.gateway.runtime_dir / CONTROL_SOCKET, {"status": self._answer_status}, {"tail": self._tail}
+            self._config.gateway.runtime_dir / CONTROL_SOCKET,
+            {"status": self._answer_status},
+            {"tail": self._tail, "trace": self._trace},
         )
         async with control.serving(), asyncio.TaskGroup() as tasks:
             self._look_at_the_clock()
@@ -212,6 +218,31 @@ class App:
                 for reading in readings:
                     if not wanted or reading.device == wanted:
                         yield msgspec.to_builtins(reading)
+
+    async def _trace(self, question: Mapping[str, Json]) -> AsyncIterator[Json]:
+        """What travels on one bus. The first answer says what kind of bus it is; events follow."""
+        entry = next((entry for entry in self._config.buses if entry.name == question.get("bus")), None)
+        if entry is None:
+            raise GatewayError(f"no bus {question.get('bus')!r}{nearest(str(question.get('bus')), self._taps)}")
+        if not entry.kind.name.startswith("modbus"):
+            raise GatewayError(f"{entry.name} is a bus of kind {entry.kind.name}; only Modbus can be traced")
+        yield {"bus": entry.name, "kind": entry.kind.name}
+        with self._taps[entry.name].viewer() as viewer:
+            async for events in viewer:
+                offset_ms = self._clock.state().offset_ms
+                for event in events:
+                    yield _traced(event, offset_ms, viewer.missed)
+
+
+def _traced(event: Event, offset_ms: int, missed: int) -> Json:
+    return {
+        "utc_ms": event.at_ns // 1_000_000 + offset_ms,
+        "at_ns": event.at_ns,
+        "what": event.what.value,
+        "data": event.data.hex(),
+        "said": event.said,
+        "missed": missed,
+    }
 
 
 def declared(device: Device) -> tuple[Point, ...]:

@@ -13,6 +13,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 import msgspec
 
 from gateway.clock import Clock
+from gateway.connectors.tap import NOBODY, Tap
 from gateway.model import DeviceState, Json, Origin, Sample, Value, Write
 from gateway.points import Bus, Device
 
@@ -71,6 +72,8 @@ class Tools(NamedTuple):
     """`report(device, state, why)`: for status and the log; call it on every change, repeated calls are free."""
     hurry: Callable[[], None] = lambda: None
     """My source sends no more before it has acknowledgements: what was emitted goes to disk now."""
+    tap: Tap = NOBODY
+    """Shows what travels on the bus to who looks; ask whether anybody does before making anything up."""
 
 
 class Connector(Protocol):

@@ -11,6 +11,8 @@ import msgspec
 from gateway.errors import GatewayError, LinkError
 from gateway.model import Json
 
+_ENDLESS = ("tail", "trace")
+
 
 class ControlClient:
     """Asks the running daemon. Raises LinkError when none is there, GatewayError with its answer when it refuses."""
@@ -42,7 +44,7 @@ class ControlClient:
                 ) from error
             try:
                 link.sendall(msgspec.json.encode({"op": op, **arguments}) + b"\n")
-                link.settimeout(None if op == "tail" else self._timeout_s)
+                link.settimeout(None if op in _ENDLESS else self._timeout_s)
                 for line in link.makefile("rb"):
                     answer = msgspec.json.decode(line, type=dict[str, Json])
                     if "error" in answer:

@@ -1,7 +1,8 @@
 """The daemon's end of the local socket.
 
-One JSON document per line each way: `{"op": "status"}` → `{"ok": {…}}` or `{"error": "…"}`; `tail` answers with line
-after line until the caller hangs up. Who may connect is decided by the socket's mode: owner and group of the service.
+One JSON document per line each way: `{"op": "status"}` → `{"ok": {…}}` or `{"error": "…"}`; `tail` and `trace` answer
+with line after line until the caller hangs up. Who may connect is decided by the socket's mode: owner and group of the
+service.
 """
 
 from __future__ import annotations

@@ -55,6 +55,15 @@ class Reply(NamedTuple):
         """The unit lives."""
         return self.data is not None or self.code > 0 or self.doubtful
 
+    @property
+    def outcome(self) -> str:
+        """In a word: `ok`, `exception`, `doubtful`, `comm_timeout`, `crc`."""
+        if self.code:
+            return "exception"
+        if self.doubtful:
+            return "doubtful"
+        return self.fault.reason if self.fault else "ok"
+
 
 class _Sent(NamedTuple):
     """A request as it went out, and what its answers look like."""

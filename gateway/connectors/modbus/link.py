@@ -20,6 +20,7 @@ from gateway.connectors.modbus.config import AnyBus, RtuBus, TcpBus, character_s
 from gateway.connectors.modbus.framing import ASCII, RTU, TCP
 from gateway.connectors.modbus.request import Request
 from gateway.connectors.port import SerialPort
+from gateway.connectors.tap import NOBODY, Event, Tap, What
 from gateway.errors import LinkError
 
 log = logging.getLogger(__name__)
@@ -64,10 +65,11 @@ class Acquired(NamedTuple):
 class Line:
     """One open Modbus line; `lost` is called when the medium goes."""
 
-    def __init__(self, bus: AnyBus, clock: Clock, lost: Callable[[], None]) -> None:
+    def __init__(self, bus: AnyBus, clock: Clock, lost: Callable[[], None], tap: Tap = NOBODY) -> None:
         self._bus = bus
         self._clock = clock
         self._tell_lost = lost
+        self._tap = tap
         self._news = asyncio.Event()
         self._reply: Reply | None = None
         self._reply_ns = 0
@@ -130,6 +132,8 @@ class Line:
         sent_at = clock.monotonic()
         frame = client.start(request, sent_at)
         log.debug("> %s", frame.hex(" "))
+        if self._tap:
+            self._tap.show(Event(clock.boot_ns(), What.SENT, frame))
         self._medium.write(frame)
         while self._reply is None:
             if self._lost:
@@ -143,10 +147,14 @@ class Line:
             except TimeoutError:
                 self._reply = client.tick(clock.monotonic())
                 self._reply_ns = clock.boot_ns()
+        if self._tap:
+            self._tap.show(Event(self._reply_ns, What.ENDED, said=self._reply.outcome))
         return Acquired(self._reply, self._reply_ns, clock.monotonic() - sent_at)
 
     def _received(self, data: bytes) -> None:
         log.debug("< %s", data.hex(" "))
+        if self._tap:
+            self._tap.show(Event(self._clock.boot_ns(), What.RECEIVED, data))
         if self._client is None:
             return
         reply = self._client.received(data, self._clock.monotonic())
@@ -157,6 +165,8 @@ class Line:
     def _fail(self, error: LinkError) -> None:
         self._lost = error
         self._news.set()
+        if self._tap:
+            self._tap.show(Event(self._clock.boot_ns(), What.LOST, said=str(error)))
         self._tell_lost()
 
 

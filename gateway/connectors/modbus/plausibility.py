@@ -155,10 +155,10 @@ def _whole(layout: Layout, code: int) -> float:
     negative = layout.signed and bool(code >> bits - 1)
     size = (1 << bits) - code if negative else code
     sign = (_NEGATIVE if negative else 1 - _NEGATIVE) if layout.signed else 1.0
-    any_ = _magnitude(bits, size.bit_length()) / 2 ** (size.bit_length() - 1)
+    any_ = math.ldexp(_magnitude(bits, size.bit_length()), 1 - size.bit_length())
     digits = len(str(size).rstrip("0"))
     # two digits: set by people. Each of the 9 or 90 first ones, with as many zeros as the type has room for
-    tidy = (0.4, 0.6)[digits - 1] / (9 * 10 ** (digits - 1)) / (0.3 * bits) if digits < 3 else 0.0
+    tidy = (0.4, 0.6)[digits - 1] / (9 * 10.0 ** (digits - 1)) / (0.3 * bits) if digits < 3 else 0.0
     quantity = sum(
         share * each.share / ((each.high - each.low) / scale + 1)
         for scale, share in SCALES
@@ -188,15 +188,15 @@ def _float(layout: Layout, code: int) -> float:
         return _ZERO / 20  # minus zero
     exponent = math.frexp(number)[1] - 1
     bell = math.exp(-(((exponent - _EXPONENT_MEAN) / _EXPONENT_SPREAD) ** 2) / 2) / (_EXPONENT_SPREAD * 2.5066)
-    any_ = bell / 2**mantissa
+    any_ = math.ldexp(bell, -mantissa)
     if size == 8 and not code & (1 << 29) - 1:
         any_ = 0.3 * bell / 2**23 + 0.7 * any_  # a float32 that was widened
     digits = len(f"{number!r}".split("e")[0].replace(".", "").strip("0"))
     tidy = 0.0
     if digits < len(_DIGITS) and -3 <= math.log10(number) < 7:
-        tidy = _DIGITS[digits] / (9 * 10 ** (digits - 1)) / _TIDY_EXPONENTS
+        tidy = _DIGITS[digits] / (9 * 10.0 ** (digits - 1)) / _TIDY_EXPONENTS
     quantity = sum(
-        each.share * 2.0 ** (exponent - mantissa) / (each.high - each.low)
+        math.ldexp(each.share, exponent - mantissa) / (each.high - each.low)
         for each in QUANTITIES
         if each.low <= number <= each.high
     )
@@ -213,7 +213,7 @@ def _near(layout: Layout, code: int, other: int) -> float:
     length = (23 if bits == 32 else 52) if layout.floating else min(abs(here), abs(there)).bit_length()
     most = length - 3
     difference = abs(here - there).bit_length()
-    return 0.0 if difference > most else 1 / (most + 1) / 2**difference
+    return 0.0 if difference > most else math.ldexp(1 / (most + 1), -difference)
 
 
 def _ordered(layout: Layout, code: int, bits: int) -> int:

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from gateway.connectors.modbus import config
-from gateway.connectors.modbus.config import ModbusDevice, ModbusPoint, RtuBus, TcpBus, check, explain, gap_s, reads
+from gateway.connectors.modbus.config import ModbusDevice, ModbusPoint, RtuBus, TcpBus, gap_s
 from gateway.connectors.modbus.connector import ModbusConnector
+from gateway.connectors.modbus.forecast import explained, reads, warnings
 from gateway.connectors.modbus.planner import Table
 from gateway.settings import fields, read, tables
 
@@ -63,8 +64,8 @@ def test_the_sample_is_a_valid_configuration_without_warnings() -> None:
     for bus in buses.values():
         mine = [device for device in devices if device.bus == bus.name]
         assert mine
-        assert check(bus, mine) == []
-        assert explain(bus, mine)
+        assert warnings(bus, mine) == []
+        assert explained(bus, mine)
 
 
 def test_every_example_of_the_readme_is_valid() -> None:
@@ -121,7 +122,18 @@ def test_an_address_is_a_number_from_zero_or_a_quoted_reference_from_one(
         ({"address": 65536}, "out of bounds"),
         ({"address": 65535, "type": "uint32"}, "ends behind the last register"),
         ({"type": "float33"}, "unknown type"),
-        ({"type": "uint24"}, "whole registers"),
+        ({"type": "bits", "bit": 3}, "needs `bits`"),
+        ({"type": "float32", "mask": 1}, "goes with an integer"),
+        ({"mask": 0x1_0000}, "nothing of mask"),
+        ({"shift": 1}, "goes with `mask`"),
+        ({"mask": 0xFF, "write": {}}, "shares its register"),
+        ({"type": "bits", "bit": 0, "bits": 4, "invalid": [16]}, "16 can never be read"),
+        ({"type": "bcd16", "invalid": [0xFFFF]}, "65535 can never be read as bcd16"),
+        ({"scale_register": "30001"}, "reference to input"),
+        ({"type": "float32", "scale_register": 4}, "only an integer"),
+        ({"register": "coil", "scale_register": 4}, "only an integer"),
+        ({"scale_register": 4, "write": {}}, "would change with scale_register"),
+        ({"type": "uint24"}, "whole registers; uint32 with mask = 0xffffff"),
         ({"type": "string"}, "needs `length`"),
         ({"type": "bit"}, "needs `bit`"),
         ({"type": "float32", "byte_order": "ABDC"}, "unknown byte order"),
@@ -184,20 +196,129 @@ def test_the_pause_is_the_longest_of_framing_bus_and_device() -> None:
 
 def test_warnings_name_what_will_go_wrong() -> None:
     busy = [a_device(name=f"d{n}", interval="20ms", slave=n) for n in (1, 2)]
-    text = "\n".join(check(rtu(baud_rate=1200, port="/dev/ttyUSB0"), busy))
+    text = "\n".join(warnings(rtu(baud_rate=1200, port="/dev/ttyUSB0"), busy))
     for part in ("of its time", "if all 2 devices are silent", "/dev/serial/by-id"):
         assert part in text
-    same = "\n".join(check(rtu(), [a_device(name="a"), a_device(name="b")]))
+    same = "\n".join(warnings(rtu(), [a_device(name="a"), a_device(name="b")]))
     assert "b/p reads the same holding 0 of unit 1 as a/p" in same
-    manual = "\n".join(check(rtu(), [a_device(slave=250, points=[{"name": "p", "address": 40013}])]))
+    manual = "\n".join(warnings(rtu(), [a_device(slave=250, points=[{"name": "p", "address": 40013}])]))
     assert 'write address = "40013"' in manual
     assert "unit 250 cannot answer on a serial line" in manual
-    assert "mini-UART" in "\n".join(check(rtu(port="/dev/ttyS0"), []))
+    assert "mini-UART" in "\n".join(warnings(rtu(port="/dev/ttyS0"), []))
+
+
+METER = [
+    *({"name": f"v{n}", "register": "input", "address": 2 * n, "type": "float32"} for n in range(18)),
+    {"name": "energy", "register": "input", "address": 72, "type": "float32", "interval": "60s"},
+    {"name": "on", "register": "coil", "address": 3},
+]
 
 
 def test_the_plan_is_explained_request_by_request() -> None:
     buses, devices = loaded((FOLDER / "sample.toml").read_text())
-    lines = explain(buses["rs485a"], [device for device in devices if device.bus == "rs485a"])
-    assert lines[0].startswith("meter-1 (unit 7) every 10s: input 0…7, 8 registers, about ")
-    assert lines[0].endswith("ms: voltage, current")
-    assert lines[-1].startswith("bus rs485a: ")
+    assert explained(buses["rs485a"], [device for device in devices if device.bus == "rs485a"]) == [
+        "meter-1 (unit 7)",
+        "  every 10s  input 0…7    8 registers  85 ms  0.9%  voltage, current",
+        "  every 1m   input 72…73  2 registers  73 ms  0.1%  energy",
+        "heating (unit 9)",
+        "  every 30s  holding 40    1 register  31 ms  0.1%  setpoint",
+        "  every 1s   holding 12    1 register  31 ms  3.1%  alarm",
+        "  every 30s  coil 3             1 bit  30 ms  0.1%  pump",
+        "4.2% of its time at 9600 8N1; everything once: 5 requests, 6 values, 249 ms",
+    ]
+
+
+def test_thirty_two_equal_meters_are_explained_once() -> None:
+    meters = [a_device(name=f"meter-{n:02}", unit_id=n, points=METER) for n in (*range(1, 31), 33, 34)]
+    odd = a_device(name="odd", unit_id=40)
+    assert explained(rtu(baud_rate=19200), [*meters, odd]) == [
+        "meter-01 … meter-34 (32 devices, units 1–30, 33–34)",
+        "  every 10s  input 0…35   36 registers  54 ms   17%  v0, v1, v2, 15 more",
+        "  every 1m   input 72…73   2 registers  19 ms  1.0%  energy",
+        "  every 10s  coil 3              1 bit  17 ms  5.5%  on",
+        "odd (unit 40)",
+        "  every 10s  holding 0      1 register  18 ms  0.2%  p",
+        "24% of its time at 19200 8N1; everything once: 97 requests, 641 values, 2.9 s",
+    ]
+    of_two = explained(rtu(), [a_device(name=name, unit_id=n) for n, name in enumerate(("a", "b"), start=1)])
+    assert of_two[0] == "a, b (2 devices, units 1–2)"
+
+
+def test_on_tcp_the_load_is_what_the_answers_take() -> None:
+    bus, _ = read(TcpBus, {"name": "b", "kind": "modbus-tcp", "host": "h"})
+    assert bus is not None
+    busy = [a_device(name=f"d{n}", unit_id=n, interval="1s") for n in range(250)]
+    assert explained(bus, busy)[-1].startswith("125% of its time if each answer takes 5 ms; everything once: 250 req")
+    assert "asked for 125% of its time if each answer takes 5 ms; read less often or less" in warnings(bus, busy)[0]
+
+
+def test_addresses_may_count_from_one() -> None:
+    device = a_device(
+        address_base=1,
+        points=[
+            {"name": "a", "address": 1, "scale_register": 5},
+            {"name": "b", "address": "40001"},
+            {"name": "c", "address": 65535},
+        ],
+    )
+    bus = rtu()
+    spots = [item.key for _, each in reads(bus, device) for item in each.items]
+    assert {spot.point.name: (spot.address, spot.scale_at) for spot in spots} == {
+        "a": (0, 4),
+        "b": (0, None),
+        "c": (65534, None),
+    }
+
+
+def test_a_forbidden_register_is_never_read_not_even_to_bridge_it() -> None:
+    points = [{"name": f"p{n}", "address": n} for n in (0, 3, 6)]
+
+    def planned(**words: Any) -> list[str]:
+        return [str(each) for _, each in reads(rtu(), a_device(points=points, **words))]
+
+    assert planned() == ["holding 0…6"]
+    assert planned(forbidden=[{"first": 4}]) == ["holding 0…3", "holding 6"]
+    assert planned(forbidden=[{"first": 1, "last": 2}, {"first": 7, "last": 99}]) == ["holding 0", "holding 3…6"]
+    assert planned(forbidden=[{"first": "40005"}]) == ["holding 0…3", "holding 6"]
+    assert planned(forbidden=[{"first": 4, "register": "input"}]) == ["holding 0…6"]
+    assert planned(forbidden=[{"first": "30005"}]) == ["holding 0…6"]
+
+
+def test_a_value_is_read_with_its_scale_factor_and_never_without() -> None:
+    far = {"name": "w", "address": 10, "type": "int16", "scale_register": 60}
+    other = {"name": "a", "address": 0, "type": "int16"}
+    (_, only) = reads(rtu(), a_device(points=[far, other], max_gap=0))[1]
+    assert str(only) == "holding 10…60"
+    (_, both) = reads(rtu(), a_device(points=[far, {"name": "i", "address": 30}], max_gap=0))[0]
+    assert [item.key.point.name for item in both.items] == ["w", "i"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({"address_base": 1}, "with address_base = 1 the first address is 1"),
+        ({"max_read": 8, "points": [{"name": "p", "address": 0, "type": "string", "length": 20}]}, "10 registers of 8"),
+        (
+            {"points": [{"name": "p", "address": 0, "type": "int16", "scale_register": 125}]},
+            "p is larger with its scale register than one request: 126 registers of 125",
+        ),
+        ({"forbidden": [{"first": 0}]}, "p cannot be read without a forbidden register: 0 to 0"),
+        (
+            {
+                "forbidden": [{"first": 3, "last": 5}],
+                "points": [{"name": "p", "address": 0, "type": "int16", "scale_register": 9}],
+            },
+            "p cannot be read without a forbidden register: 3 to 5",
+        ),
+        ({"forbidden": [{"first": 5, "last": 3}]}, "the last one, 3, lies before the first, 5"),
+        ({"forbidden": [{"first": "40001", "register": "input"}]}, "reference to holding"),
+        (
+            {"address_base": 1, "forbidden": [{"first": 0}], "points": [{"name": "p", "address": 1}]},
+            "first address is 1",
+        ),
+    ],
+)
+def test_a_device_that_cannot_be_read_so_is_refused_with_its_reason(words: dict[str, Any], said: str) -> None:
+    raw = {"name": "d", "bus": "b", "points": [{"name": "p", "address": 0}], **words}
+    _, mistakes = read(ModbusDevice, raw)
+    assert said in "; ".join(mistake.message for mistake in mistakes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,7 +17,7 @@ settings.load_profile("planner")
 items = st.lists(st.tuples(st.integers(0, 60), st.integers(1, 4)), min_size=1, max_size=8).map(
     lambda pairs: [Item(number, address, width) for number, (address, width) in enumerate(pairs)]
 )
-limits = st.builds(Limits, st.integers(0, 20), st.integers(4, 40))
+limits = st.builds(Limits, st.integers(0, 20), st.integers(4, 40), st.just(()))
 costs = st.builds(Cost, st.sampled_from([0.001, 0.01, 0.03]), st.sampled_from([0.000001, 0.0002, 0.002, 0.02]))
 
 
@@ -68,41 +69,68 @@ def test_every_item_is_read_whole_once_within_the_limits(
         assert max(holes, default=0) <= limit.max_gap
 
 
-@given(items, limits, costs)
-@settings(max_examples=60)
-def test_no_way_to_cut_the_points_is_cheaper(wanted: list[Item[int]], limit: Limits, cost: Cost) -> None:
-    ordered = sorted(wanted, key=lambda item: (item.address, item.end))
+@st.composite
+def problems(draw: st.DrawFn) -> tuple[list[Item[int]], Limits]:
+    """Few points, close together, with forbidden registers between them."""
+    places = draw(st.lists(st.tuples(st.integers(0, 22), st.integers(1, 4)), min_size=1, max_size=6))
+    wanted = [Item(number, address, width) for number, (address, width) in enumerate(places)]
+    taken = {register for item in wanted for register in range(item.address, item.end)}
+    starts = draw(st.lists(st.integers(0, 26), max_size=3, unique=True))
+    forbidden = tuple((start, start + 1) for start in sorted(starts) if start not in taken)
+    return wanted, Limits(draw(st.integers(0, 12)), draw(st.integers(4, 26)), forbidden)
 
-    def price(runs: list[list[Item[int]]]) -> tuple[float, int] | None:
-        total = 0.0
-        for run in runs:
-            end = run[0].address
-            for item in run:
-                if item.address - end > limit.max_gap:
-                    return None
-                end = max(end, item.end)
-            if len(run) > 1 and end - run[0].address > limit.max_read:
-                return None
-            total += cost.of(Table.HOLDING, end - run[0].address)
-        return round(total, 9), len(runs)
 
-    best = min(
-        found
-        for cuts in itertools.product([False, True], repeat=len(ordered) - 1)
-        if (found := price([list(group) for group in _runs(ordered, cuts)])) is not None
-    )
+def cheapest(table: Table, wanted: list[Item[int]], limit: Limits, cost: Cost) -> tuple[float, int]:
+    """Seconds and requests of the best of all sets of reads whatever: every start, every end, in any combination."""
+    taken = {register for item in wanted for register in range(item.address, item.end)}
+    barred = {register for first, stop in limit.forbidden for register in range(first, stop)}
+    span = max(item.end for item in wanted)
+    reads: list[tuple[int, int]] = []
+    for start, stop in itertools.combinations(range(span + 1), 2):
+        registers = range(start, stop)
+        holes = [len(list(run)) for there, run in itertools.groupby(registers, key=taken.__contains__) if not there]
+        if stop - start <= limit.max_read and max(holes, default=0) <= limit.max_gap and not barred & set(registers):
+            inside = sum(1 << n for n, item in enumerate(wanted) if start <= item.address and item.end <= stop)
+            reads.append((inside, stop - start))
+    everything = (1 << len(wanted)) - 1
+    best: dict[int, tuple[float, int]] = {0: (0.0, 0)}
+    for have in range(everything + 1):
+        if have in best:
+            seconds, requests = best[have]
+            for inside, quantity in reads:
+                then = (round(seconds + cost.of(table, quantity), 12), requests + 1)
+                best[have | inside] = min(best.get(have | inside, then), then)
+    return best[everything]
+
+
+@given(problems(), costs)
+@settings(max_examples=150)
+def test_no_set_of_reads_whatever_is_cheaper(problem: tuple[list[Item[int]], Limits], cost: Cost) -> None:
+    wanted, limit = problem
     reads = plan(Table.HOLDING, wanted, limit, cost)
-    assert (round(sum(cost.of(read.table, read.quantity) for read in reads), 9), len(reads)) == best
+    found = (sum(cost.of(read.table, read.quantity) for read in reads), len(reads))
+    seconds, requests = cheapest(Table.HOLDING, wanted, limit, cost)
+    assert found[0] == pytest.approx(seconds, rel=1e-9)
+    assert found[1] <= requests
 
 
-def _runs(ordered: list[Item[int]], cuts: tuple[bool, ...]) -> list[list[Item[int]]]:
-    runs = [[ordered[0]]]
-    for item, cut in zip(ordered[1:], cuts, strict=True):
-        if cut:
-            runs.append([item])
-        else:
-            runs[-1].append(item)
-    return runs
+@given(problems(), st.sampled_from([1200, 9600, 19200, 115200]))
+@settings(max_examples=150)
+def test_of_bits_no_set_of_reads_is_a_tenth_cheaper(problem: tuple[list[Item[int]], Limits], baud: int) -> None:
+    """A byte that is not full counts as a part of one, and travels whole."""
+    wanted, limit = problem
+    cost = Cost(0.01 + 13 * 10 / baud, 2 * 10 / baud)
+    taken = sum(cost.of(Table.COIL, read.quantity) for read in plan(Table.COIL, wanted, limit, cost))
+    assert taken <= 1.1 * cheapest(Table.COIL, wanted, limit, cost)[0]
+
+
+@given(problems(), costs, st.sampled_from(Table))
+def test_no_forbidden_register_is_ever_touched(
+    problem: tuple[list[Item[int]], Limits], cost: Cost, table: Table
+) -> None:
+    wanted, limit = problem
+    for read in plan(table, wanted, limit, cost):
+        assert all(stop <= read.address or read.address + read.quantity <= first for first, stop in limit.forbidden)
 
 
 @given(items.filter(lambda found: len(found) > 1))

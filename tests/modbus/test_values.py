@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.codec.words import parse
-from gateway.connectors.modbus.config import ModbusDevice, RtuBus, Spot, reads, spot
+from gateway.connectors.modbus.config import ModbusDevice, RtuBus, Spot, spot
+from gateway.connectors.modbus.forecast import reads
 from gateway.connectors.modbus.request import Function
-from gateway.connectors.modbus.values import alone, decoded, raw_of, read_request, write_request
+from gateway.connectors.modbus.values import Block, alone, decoded, raw_of, read_request, write_request
 from gateway.model import Status
 from gateway.normalise.judge import Judge
 from gateway.settings import read
@@ -26,7 +27,7 @@ def spots(*points: dict[str, Any], **words: Any) -> tuple[ModbusDevice, list[Spo
     named = [{"name": f"p{n}", **point} for n, point in enumerate(points)]
     device, mistakes = read(ModbusDevice, {"name": "d", "bus": "b", "points": named, **words})
     assert device is not None, mistakes
-    return device, [spot(BUS, device, point) for point in device.points]
+    return device, [spot("", device, point) for point in device.points]
 
 
 def one(**words: Any) -> Spot:
@@ -126,7 +127,7 @@ def test_coils_are_counted_from_the_lowest_bit_of_the_first_byte() -> None:
     values, status = decoded(merged, b"\x05\x02")
     assert values == (True, False, True, False, False, False, False, False, False, True)
     assert status is None
-    assert alone(spot(BUS, device, device.points[9])).quantity == 1
+    assert alone(spot("", device, device.points[9])).quantity == 1
 
 
 @pytest.mark.parametrize(
@@ -162,3 +163,47 @@ def test_a_sentinel_hides_the_register_with_its_bits_and_no_other(said: int, reg
     values, statuses = decoded(alone(point), register.to_bytes(2, "big"))
     _, status = Judge(point.point)(values[0], statuses[0] if statuses else Status.GOOD)
     assert (status is Status.SENSOR_FAULT) == (said & 0xFFFF == register)
+
+
+def test_a_scale_factor_of_the_same_answer_is_applied_exactly() -> None:
+    words = {"type": "int16", "scale_register": 3, "invalid": [0x8000, 100]}
+    device, _ = spots({"address": 1, **words}, {"address": 2, **words, "type": "uint16"}, {"address": 9, **words})
+    ((_, first),) = reads(BUS, device)
+    assert (first.address, first.quantity) == (1, 9)
+
+    def seen(*registers: int) -> tuple[Any, ...]:
+        return decoded(first, b"".join((register & 0xFFFF).to_bytes(2, "big") for register in registers))[0]
+
+    assert seen(2171, 65535, -1, 0, 0, 0, 0, 0, 7) == (217.1, 6553.5, 0.7)
+    assert seen(2171, 3, 0, 0, 0, 0, 0, 0, 7) == (2171, 3, 7)
+    assert seen(-3, 3, 4, 0, 0, 0, 0, 0, 7) == (-30000, 30000, 70000)
+    # the sentinels are those of the register; 10 × 10 is not 100
+    assert seen(0x8000, 0x8000, 0, 0, 0, 0, 0, 0, 100) == (None, None, None)
+    assert seen(10, 10, 1, 0, 0, 0, 0, 0, 10) == (100, 100, 100)
+    judge = Judge(device.points[0])
+    assert judge(100, Status.GOOD) == (100, Status.GOOD)
+
+
+@pytest.mark.parametrize("power", [0x8000, 0x7FFF, 11, -11 & 0xFFFF])
+def test_a_value_without_a_scale_is_no_value(power: int) -> None:
+    target = one(type="int16", scale_register=1)
+    assert decoded(alone(target), b"\x00\x07" + power.to_bytes(2, "big")) == ((None,), (Status.SENSOR_FAULT,))
+
+
+@given(st.binary(min_size=40, max_size=40), st.data())
+def test_a_block_gives_each_point_what_reading_it_alone_gives(data: bytes, drawn: st.DataObject) -> None:
+    types: list[dict[str, Any]] = [
+        {"type": "uint16"}, {"type": "int16"}, {"type": "int32", "byte_order": "CDAB"}, {"type": "float32"},
+        {"type": "uint64", "byte_order": "DCBA"}, {"type": "bcd32"}, {"type": "bits", "bit": 3, "bits": 9},
+        {"type": "int32", "mask": 0x00FFFF00}, {"type": "string", "length": 5}, {"type": "int8"},
+        {"type": "int16", "scale_register": 19}, {"type": "uint16", "invalid": [0]},
+    ]  # fmt: skip
+    chosen = drawn.draw(st.lists(st.tuples(st.sampled_from(types), st.integers(0, 16)), min_size=1, max_size=8))
+    device, found = spots(*[{**words, "address": address} for words, address in chosen], max_gap=125)
+    ((_, merged),) = reads(BUS, device)
+    answer = data[2 * merged.address : 2 * (merged.address + merged.quantity)]
+    together = dict(zip(Block(merged).names, Block(merged).decode(answer)[0], strict=True))
+    for spot_ in found:
+        read_ = alone(spot_)
+        part = data[2 * read_.address : 2 * (read_.address + read_.quantity)]
+        assert together[spot_.point.name] == decoded(read_, part)[0][0]

@@ -1,8 +1,8 @@
-"""Pure: what can be said of a Modbus bus, and what follows from it: where each point lies, which requests read them.
+"""Pure: what can be said of a Modbus bus, and where that puts each point. What it makes of the bus: `forecast`.
 
 Entry points name the kinds at the end. The words are those of the field: `slave_id`, `slave` and `unit` are
 read as `unit_id`, an address in quotes (`"40001"`) is the 1-based reference of a manual, a number is the address as it
-travels.
+travels (or one more, with `address_base = 1`).
 """
 
 from __future__ import annotations
@@ -12,17 +12,19 @@ from typing import Annotated, Literal, NamedTuple
 
 from gateway.codec.words import Family, Word, parse, parse_order
 from gateway.connectors.base import Connect, Kind
-from gateway.connectors.modbus.planner import Cost, Item, Limits, Read, Table, plan
+from gateway.connectors.modbus.planner import Item, Table
 from gateway.connectors.port import SerialSettings
+from gateway.model import Value
 from gateway.points import Bus, Device, Point, WriteLimits, name_mistakes
-from gateway.settings import Duration, Key, Mistake, duration_text
+from gateway.settings import Duration, Key, Mistake
+from gateway.settings import Table as Settings
 
 _REFERENCES = {"0": Table.COIL, "1": Table.DISCRETE, "3": Table.INPUT, "4": Table.HOLDING}
-_LOAD_WARNING = 0.9
-# What a device needs before it answers. Unknown before it is measured; 5 ms is quick for a meter, so loads are a floor.
-_LATENCY_S = 0.005
 _MAX_READ = 125  # registers in one answer: 253 bytes of PDU less 2, halved (V1.1b3 §6.3)
 _MAX_READ_BITS = 2000
+
+Address = int | str
+"""A number as it travels, or a manual's reference in quotes."""
 
 Timeout = Annotated[Duration, Key("wait for an answer, beyond the time that it takes on the wire", min=0.01, max=60)]
 Retries = Annotated[int, Key("ask again so often before a value is bad", min=0, max=5)]
@@ -87,37 +89,52 @@ class ModbusPoint(Point, frozen=True, kw_only=True):
     """One value in the registers of a device."""
 
     address: Annotated[
-        int | str, Key('address as it travels, from 0; in quotes a 1-based reference: "40001"', min=0, max=65535)
+        Address, Key('address as it travels, from 0; in quotes a 1-based reference: "40001"', min=0, max=65535)
     ]
     register: Annotated[
         Literal["holding", "input", "coil", "discrete"] | None,
         Key("which table; default holding, or what a quoted reference says", alias=("register_type", "input_type")),
     ] = None
     type: Annotated[
-        str, Key("int8 … int64, uint8 … uint64, float16, float32, float64, string, bit, bool", alias=("data_type",))
+        str,
+        Key(
+            "int8 … int64, uint8 … uint64, float16, float32, float64, bcd8 … bcd64, string, bit, bits, bool",
+            alias=("data_type",),
+        ),
     ] = ""
     byte_order: Annotated[str, Key("as for the bus, for this point", alias=("swap",))] = ""
     bit: Annotated[int | None, Key("which bit of the register, 0 the least significant", min=0, max=15)] = None
+    bits: Annotated[int | None, Key("type bits: a number of so many bits, from `bit` on", min=1, max=16)] = None
+    mask: Annotated[
+        int,
+        Key("of an integer only these bits, moved down to the lowest of them", example="0x0FF0", alias=("bitmask",)),
+    ] = 0
+    shift: Annotated[int | None, Key("move them down so far instead; 0 leaves them", min=0, max=63)] = None
     length: Annotated[int, Key("bytes of a string", min=1, max=2 * _MAX_READ)] = 0
+    scale_register: Annotated[
+        Address | None,
+        Key("where the device keeps the power of ten to multiply with (SunSpec); read in the same request", max=65535),
+    ] = None
     interval: Annotated[Duration | None, Key("read so often; default that of the device", min=0.01)] = None
     write: Annotated[ModbusWrite | None, Key("allows commands to write this point, within limits")] = None
 
-    def place(self) -> tuple[Table, int]:
-        """Table and zero-based address.
+    def place(self, base: int = 0) -> tuple[Table, int]:
+        """Table and zero-based address; `base` is what the device calls its first one.
 
         Raises:
             ValueError: a quoted reference that is none, or one of another table.
         """
-        told = Table(self.register) if self.register else None
-        if isinstance(self.address, int):
-            return told or Table.HOLDING, self.address
-        digits = self.address.strip()
-        table = _REFERENCES.get(digits[:1])
-        if table is None or not digits.isdecimal() or len(digits) not in (5, 6) or not 1 <= int(digits[1:]) <= 65536:
-            raise ValueError(f'"{digits}" is no reference such as "40001"; an address from 0 is written without quotes')
-        if told not in (None, table):
-            raise ValueError(f'"{digits}" is a reference to {table.value}, but register says {self.register}')
-        return table, int(digits[1:]) - 1
+        return located(self.address, self.register, base)
+
+    def scale_place(self, base: int = 0) -> int | None:
+        """Address of the scale factor, in the point's own table.
+
+        Raises:
+            ValueError: as for `place`.
+        """
+        if self.scale_register is None:
+            return None
+        return located(self.scale_register, self.place()[0].value, base)[1]
 
     def word(self, default_order: str = "") -> Word:
         """How its bytes are laid out; `default_order` where the point itself says nothing.
@@ -126,7 +143,10 @@ class ModbusPoint(Point, frozen=True, kw_only=True):
             ValueError: type, order, length or bit do not fit together.
         """
         name = self.type or ("bool" if self.place()[0].bits else "bit" if self.bit is not None else "uint16")
-        return parse(name, self.byte_order or default_order, length=self.length, bit=self.bit)
+        order = self.byte_order or default_order
+        return parse(
+            name, order, length=self.length, bit=self.bit, bits=self.bits, mask=self.mask, shift=self.shift
+        )  # fmt: skip
 
     def sentinels(self, word: Word) -> frozenset[int]:
         """What `invalid` says in bits, as the numbers that the type makes of them, and the other way round.
@@ -135,11 +155,14 @@ class ModbusPoint(Point, frozen=True, kw_only=True):
         """
         if not word.integral:
             return frozenset()
-        span = 1 << 8 * word.size
         said = [int(each) for each in self.invalid if not isinstance(each, str)]
-        if word.family is Family.INT:
-            return frozenset(each - span for each in said if each >= span // 2)
-        return frozenset(each + span for each in said if each < 0)
+        other = frozenset(each - word.span if each > 0 else each + word.span for each in said)
+        # behind a scale register the normaliser no longer sees what was read
+        known = () if self.scale_register is None else said
+        return frozenset(each for each in (*other, *known) if word.low <= each < word.low + word.span)
+
+    def raw_sentinels(self) -> frozenset[Value]:
+        return super().raw_sentinels() if self.scale_register is None else frozenset()
 
     def mistakes(self) -> Iterable[Mistake]:
         yield from super().mistakes()
@@ -149,6 +172,11 @@ class ModbusPoint(Point, frozen=True, kw_only=True):
             yield Mistake(("address",), str(error))
             return
         try:
+            self.scale_place()
+        except ValueError as error:
+            yield Mistake(("scale_register",), str(error))
+            return
+        try:
             word = self.word()
         except ValueError as error:
             yield Mistake(("byte_order",) if "byte order" in str(error) else ("type",), str(error))
@@ -156,13 +184,16 @@ class ModbusPoint(Point, frozen=True, kw_only=True):
         if table.bits and word.family is not Family.BOOL:
             yield Mistake(("type",), f"a {table.value} is one bit: type bool, not {self.type}")
         if word.size % 2 and word.size > 1 and word.family is not Family.STRING:
-            yield Mistake(("type",), f"{word} does not fill whole registers")
+            hint = f"; uint{8 * word.size + 8} with mask = {(1 << 8 * word.size) - 1:#x} reads the low bytes of two"
+            yield Mistake(("type",), f"{word} does not fill whole registers{hint if word.size == 3 else ''}")
         if not table.bits and address + word.registers > 65536:
             yield Mistake(("address",), f"{word} at {address} ends behind the last register, 65535")
-        span = 1 << 8 * word.size
+        lowest = 0 if word.family is Family.BCD else -(word.span // 2)
         for i, each in enumerate(self.invalid):
-            if word.integral and (isinstance(each, str) or each % 1 or not -span // 2 <= each < span):
+            if word.integral and (isinstance(each, str) or each % 1 or not lowest <= each < word.span):
                 yield Mistake(("invalid", i), f"{each!r} can never be read as {word}")
+        if self.scale_register is not None and (table.bits or not word.integral):
+            yield Mistake(("scale_register",), "only an integer has a power of ten beside it")
         if self.write is not None:
             yield from self._write_mistakes(table, word)
 
@@ -170,12 +201,42 @@ class ModbusPoint(Point, frozen=True, kw_only=True):
         assert self.write is not None
         if table in (Table.INPUT, Table.DISCRETE):
             yield Mistake(("write",), f"{table.value} registers cannot be written")
-        elif not table.bits and (word.family is Family.BIT or (word.size == 1 and word.family is not Family.BOOL)):
+        elif not table.bits and (not word.whole or (word.size == 1 and word.family is not Family.BOOL)):
             yield Mistake(("write",), f"a {word} shares its register with others; write the whole register")
+        elif self.scale_register is not None:
+            yield Mistake(("write",), "what a write means would change with scale_register; say a `scale` instead")
         elif self.write.fc is not None and (self.write.fc in (5, 15)) is not table.bits:
             yield Mistake(("write", "fc"), f"function {self.write.fc} does not write a {table.value}")
         elif self.write.fc == 6 and word.registers > 1:
             yield Mistake(("write", "fc"), f"function 6 writes one register, {word} has {word.registers}")
+
+
+class Forbidden(Settings, frozen=True, kw_only=True):
+    """Registers that no request may touch."""
+
+    register: Annotated[Literal["holding", "input", "coil", "discrete"] | None, Key("which table, as for a point")] = (
+        None
+    )
+    first: Annotated[Address, Key("the first of them, as a point's address", min=0, max=65535, example="100")]
+    last: Annotated[Address | None, Key("the last of them; default only the first", min=0, max=65535)] = None
+
+    def place(self, base: int = 0) -> tuple[Table, int, int]:
+        """Table, and addresses from … up to and without …
+
+        Raises:
+            ValueError: no reference, or they are of two tables.
+        """
+        table, first = located(self.first, self.register, base)
+        last = first if self.last is None else located(self.last, table.value, base)[1]
+        if last < first:
+            raise ValueError(f"the last one, {self.last}, lies before the first, {self.first}")
+        return table, first, last + 1
+
+    def mistakes(self) -> Iterable[Mistake]:
+        try:
+            self.place()
+        except ValueError as error:
+            yield Mistake(("first",), str(error))
 
 
 class ModbusDevice(Device, frozen=True, kw_only=True):
@@ -187,6 +248,11 @@ class ModbusDevice(Device, frozen=True, kw_only=True):
     max_gap_bits: Annotated[int, Key("the same for coils and discrete inputs", min=0, max=_MAX_READ_BITS)] = 64
     max_read: Annotated[int, Key("registers in one request", min=1, max=_MAX_READ)] = _MAX_READ
     max_read_bits: Annotated[int, Key("coils or discrete inputs in one request", min=1, max=_MAX_READ_BITS)] = 2000
+    forbidden: Annotated[
+        tuple[Forbidden, ...],
+        Key("registers that no request may touch, not even to bridge them", example="[{ first = 100, last = 119 }]"),
+    ] = ()
+    address_base: Annotated[Literal[0, 1], Key("1: addresses without quotes count from 1, as in this manual")] = 0
     delay_between_requests: Annotated[
         Duration | None, Key("longer pause before requests to this device only", max=10)
     ] = None
@@ -197,10 +263,47 @@ class ModbusDevice(Device, frozen=True, kw_only=True):
         yield from _order_mistakes(self.byte_order)
         yield from name_mistakes(self.points)
         for number, point in enumerate(self.points):
-            if not point.place()[0].bits and point.word().registers > self.max_read:
-                yield Mistake(("points", number), f"{point.name} is larger than max_read = {self.max_read}")
+            for key, text in self._misplaced(point):
+                yield Mistake(("points", number, key), text)
+        for number, each in enumerate(self.forbidden):
+            if self.address_base > min(a for a in (each.first, each.last, 1) if isinstance(a, int)):
+                yield Mistake(("forbidden", number, "first"), "with address_base = 1 the first address is 1")
         if not self.points:
             yield Mistake((), "a device without points: nothing would be read")
+
+    def _misplaced(self, point: ModbusPoint) -> Iterator[tuple[str, str]]:
+        """Key and reason, where the device does not let a point lie or be read in one request."""
+        for key, said in (("address", point.address), ("scale_register", point.scale_register)):
+            if isinstance(said, int) and said < self.address_base:
+                yield key, "with address_base = 1 the first address is 1"
+                return
+        item = spot("", self, point).item
+        if not item.key.table.bits and item.width > self.max_read:
+            together = "" if point.scale_register is None else " with its scale register"
+            key = "type" if point.scale_register is None else "scale_register"
+            yield key, f"{point.name} is larger{together} than one request: {item.width} registers of {self.max_read}"
+        for each in self.forbidden:
+            table, first, stop = each.place(self.address_base)
+            if table is item.key.table and first < item.end and item.address < stop:
+                yield "address", f"{point.name} cannot be read without a forbidden register: {first} to {stop - 1}"
+
+
+def located(said: Address, register: str | None, base: int) -> tuple[Table, int]:
+    """Table and zero-based address of a number or a quoted reference.
+
+    Raises:
+        ValueError: it is none, or one of another table than `register` says.
+    """
+    told = Table(register) if register else None
+    if isinstance(said, int):
+        return told or Table.HOLDING, said - base
+    digits = said.strip()
+    table = _REFERENCES.get(digits[:1])
+    if table is None or not digits.isdecimal() or len(digits) not in (5, 6) or not 1 <= int(digits[1:]) <= 65536:
+        raise ValueError(f'"{digits}" is no reference such as "40001"; an address from 0 is written without quotes')
+    if told not in (None, table):
+        raise ValueError(f'"{digits}" is a reference to {table.value}, but register says {register}')
+    return table, int(digits[1:]) - 1
 
 
 def _order_mistakes(text: str) -> Iterator[Mistake]:
@@ -219,18 +322,27 @@ class Spot(NamedTuple):
     word: Word
     sentinels: frozenset[int] = frozenset()
     """Raw values that are none, beside those that the normaliser finds in `invalid`."""
+    scale_at: int | None = None
+    """Where its power of ten lies, in the same table."""
 
     @property
     def width(self) -> int:
         """Registers, or bits."""
         return 1 if self.table.bits else self.word.registers
 
+    @property
+    def item(self) -> Item[Spot]:
+        """What has to be read at once: the value, and its scale factor with it."""
+        at = self.address if self.scale_at is None else self.scale_at
+        first = min(self.address, at)
+        return Item(self, first, max(self.address + self.width, at + 1) - first)
 
-def spot(bus: AnyBus, device: ModbusDevice, point: ModbusPoint) -> Spot:
+
+def spot(bus_order: str, device: ModbusDevice, point: ModbusPoint) -> Spot:
     """Fills in what bus and device say for all points."""
-    order = parse_order(device.byte_order or bus.byte_order).value
-    word = point.word(order)
-    return Spot(point, *point.place(), word, point.sentinels(word))
+    word = point.word(parse_order(device.byte_order or bus_order).value)
+    base = device.address_base
+    return Spot(point, *point.place(base), word, point.sentinels(word), point.scale_place(base))
 
 
 def late_window_s(bus: AnyBus) -> float:
@@ -249,91 +361,16 @@ def gap_s(bus: AnyBus, device: ModbusDevice | None = None) -> float:
     return max(framing, bus.delay_between_requests, own)
 
 
-def cost(bus: AnyBus, device: ModbusDevice) -> Cost:
-    """A read is 8 characters there, 5 and two for each register back; TCP counts round trips only."""
-    return Cost(gap_s(bus, device) + _LATENCY_S + 13 * character_s(bus), 2 * character_s(bus) or 1e-6)
+def _check(bus: AnyBus, devices: Sequence[ModbusDevice]) -> Sequence[str]:
+    from gateway.connectors.modbus.forecast import warnings
+
+    return warnings(bus, devices)
 
 
-def reads(bus: AnyBus, device: ModbusDevice) -> list[tuple[float, Read[Spot]]]:
-    """Every request that the device needs, with its interval in seconds."""
-    groups: dict[tuple[float, Table], list[Item[Spot]]] = {}
-    for point in device.points:
-        where = spot(bus, device, point)
-        group = groups.setdefault((point.interval or device.interval, where.table), [])
-        group.append(Item(where, where.address, where.width))
-    found = []
-    for (interval, table), items in groups.items():
-        limits = (device.max_gap_bits, device.max_read_bits) if table.bits else (device.max_gap, device.max_read)
-        found += [(interval, read) for read in plan(table, items, Limits(*limits), cost(bus, device))]
-    return found
+def _plan(bus: AnyBus, devices: Sequence[ModbusDevice]) -> Sequence[str]:
+    from gateway.connectors.modbus.forecast import explained
 
-
-def _load(bus: AnyBus, devices: Sequence[ModbusDevice]) -> float:
-    return sum(
-        cost(bus, device).of(read.table, read.quantity) / interval
-        for device in devices
-        for interval, read in reads(bus, device)
-    )
-
-
-def check(bus: AnyBus, devices: Sequence[ModbusDevice]) -> Sequence[str]:
-    """Warnings about the bus as a whole."""
-    return [*_bus_warnings(bus, devices), *(text for device in devices for text in _device_warnings(bus, device))]
-
-
-def _bus_warnings(bus: AnyBus, devices: Sequence[ModbusDevice]) -> Iterator[str]:
-    load = _load(bus, devices)
-    if load > _LOAD_WARNING:
-        yield f"bus {bus.name} is asked for {load:.0%} of its time; read less often or less, or raise the baud rate"
-    shortest = min((interval for device in devices for interval, _ in reads(bus, device)), default=0.0)
-    dead_s = bus.timeout * len(devices)
-    if len(devices) > 1 and dead_s > shortest:
-        yield (
-            f"bus {bus.name}: if all {len(devices)} devices are silent, asking each once takes "
-            f"{duration_text(dead_s)}, longer than the shortest interval of {duration_text(shortest)}"
-        )
-    if isinstance(bus, RtuBus) and bus.port.startswith(("/dev/ttyUSB", "/dev/ttyACM")):
-        yield f"bus {bus.name}: {bus.port} may be another adapter after replugging; use its /dev/serial/by-id path"
-    if isinstance(bus, RtuBus) and bus.port == "/dev/ttyS0":
-        yield f"bus {bus.name}: on a Raspberry Pi /dev/ttyS0 is the mini-UART, whose baud rate follows the core clock"
-    places: dict[tuple[int, Table, int, int], str] = {}
-    for device in devices:
-        for point in device.points:
-            where = spot(bus, device, point)
-            mine = f"{device.name}/{point.name}"
-            other = places.setdefault((device.unit_id, where.table, where.address, point.bit or 0), mine)
-            if other != mine and where.word.family is not Family.BIT:
-                yield f"{mine} reads the same {where.table.value} {where.address} of unit {device.unit_id} as {other}"
-
-
-def _device_warnings(bus: AnyBus, device: ModbusDevice) -> Iterator[str]:
-    if isinstance(bus, RtuBus) and not 1 <= device.unit_id <= 247:
-        yield f"device {device.name}: unit {device.unit_id} cannot answer on a serial line; units are 1 to 247"
-    for point in device.points:
-        table, address = point.place()
-        start = {Table.HOLDING: 40001, Table.INPUT: 30001}.get(table, 65536)
-        if isinstance(point.address, int) and start <= address < start + 9999:
-            yield (
-                f"{device.name}/{point.name}: address {address} is sent as it stands; if that is the manual's "
-                f'reference (the first {table.value} being {start}), write address = "{address}"'
-            )
-
-
-def explain(bus: AnyBus, devices: Sequence[ModbusDevice]) -> Sequence[str]:
-    """The request plan, one line for each request, and the load."""
-    lines = []
-    for device in devices:
-        for interval, read in reads(bus, device):
-            what = ("bit" if read.table.bits else "register") + "s" * (read.quantity > 1)
-            last = f"…{read.address + read.quantity - 1}" if read.quantity > 1 else ""
-            names = ", ".join(item.key.point.name for item in read.items)
-            seconds = cost(bus, device).of(read.table, read.quantity)
-            lines.append(
-                f"{device.name} (unit {device.unit_id}) every {duration_text(interval)}: {read.table.value} "
-                f"{read.address}{last}, {read.quantity} {what}, "
-                f"about {1000 * seconds:.0f} ms: {names}"
-            )
-    return [*lines, f"bus {bus.name}: {_load(bus, devices):.1%} of its time"]
+    return explained(bus, devices)
 
 
 def _load_rtu() -> Connect[RtuBus, ModbusDevice]:
@@ -348,6 +385,6 @@ def _load_tcp() -> Connect[TcpBus, ModbusDevice]:
     return ModbusConnector
 
 
-RTU = Kind("modbus-rtu", RtuBus, ModbusDevice, _load_rtu, check, explain)
-TCP = Kind("modbus-tcp", TcpBus, ModbusDevice, _load_tcp, check, explain)
-RTU_OVER_TCP = Kind("modbus-rtu-over-tcp", TcpBus, ModbusDevice, _load_tcp, check, explain)
+RTU = Kind("modbus-rtu", RtuBus, ModbusDevice, _load_rtu, _check, _plan)
+TCP = Kind("modbus-tcp", TcpBus, ModbusDevice, _load_tcp, _check, _plan)
+RTU_OVER_TCP = Kind("modbus-rtu-over-tcp", TcpBus, ModbusDevice, _load_tcp, _check, _plan)

@@ -23,16 +23,16 @@ from gateway.connectors.modbus.config import (
     ModbusDevice,
     Spot,
     TcpBus,
-    cost,
     gap_s,
     late_window_s,
-    reads,
     spot,
 )
+from gateway.connectors.modbus.forecast import load, requests, wire_s
 from gateway.connectors.modbus.link import Acquired, Line
-from gateway.connectors.modbus.planner import Read, split
+from gateway.connectors.modbus.planner import split
 from gateway.connectors.modbus.request import GATEWAY, Request
-from gateway.connectors.modbus.values import decoded, raw_of, read_request, reason_of, write_request
+from gateway.connectors.modbus.tally import Account, BusyTime
+from gateway.connectors.modbus.values import Block, raw_of, read_request, reason_of, write_request
 from gateway.connectors.modbus.writing import BUSY_PAUSE_S, BUSY_TRIES, carry_out
 from gateway.connectors.schedule import Job, Next, Schedule, Turn
 from gateway.errors import CommandError, LinkError
@@ -48,7 +48,7 @@ _BEAT_S = 30.0
 _REFUSED_S = 3600.0
 """A point that the device refuses for good is asked for again so often: firmware may be updated, a map corrected."""
 
-_Job = Job[Read[Spot]]
+_Job = Job[Block]
 
 
 class _Waiting(NamedTuple):
@@ -63,13 +63,6 @@ _REFUSED_FOR_GOOD = (1, 2, 3)
 _BUSY = (5, 6)
 
 
-class _Counters:
-    def __init__(self) -> None:
-        self.succeeded = 0
-        self.failed = 0
-        self.exceptions = 0
-
-
 class ModbusConnector:
     """See the module."""
 
@@ -78,21 +71,23 @@ class ModbusConnector:
         self._tools = tools
         self._devices = {device.name: device for device in devices}
         self._spots = {
-            (device.name, point.name): spot(bus, device, point) for device in devices for point in device.points
+            (device.name, point.name): spot(bus.byte_order, device, point)
+            for device in devices
+            for point in device.points
         }
         self._units = {device.name: device.unit_id for device in devices}
         self._gaps = {device.name: gap_s(bus, device) for device in devices}
-        self._counters = {device.name: _Counters() for device in devices}
+        self._accounts = {device.name: Account() for device in devices}
         self._late: dict[int, int] = {}
         self._waiting: deque[_Waiting] = deque()
         self._wake = asyncio.Event()
         self._stopping = self._in_transaction = False
-        self._schedule: Schedule[Read[Spot]] | None = None
+        self._schedule: Schedule[Block] | None = None
         self._line: Line | None = None
         self._heard = False
         self._unanswered = 0
-        self._busy_s = 0.0
-        self._started = tools.clock.monotonic()
+        self._busy = BusyTime(tools.clock.monotonic())
+        self._load = load(bus, devices)
         self._reopened = 0
         self._refused_until: dict[_Job, float] = {}
         # the longest that one step can take: connecting, or waiting for a unit's quarantine and its answer
@@ -116,9 +111,9 @@ class ModbusConnector:
     async def _own_the_bus(self, emit: Emit) -> None:
         clock = self._tools.clock
         jobs = [
-            Job(device.name, interval, read, cost(self._bus, device).of(read.table, read.quantity))
+            Job(device.name, each.interval, Block(each.read), each.takes_s)
             for device in self._devices.values()
-            for interval, read in reads(self._bus, device)
+            for each in requests(self._bus, device)
         ]
         self._schedule = schedule = Schedule(jobs, clock.monotonic())
         try:
@@ -169,10 +164,13 @@ class ModbusConnector:
     def status(self) -> dict[str, Json]:
         schedule = self._schedule
         late = self._late_discarded()
-        wall = max(self._tools.clock.monotonic() - self._started, 1e-9)
+        refused: dict[str, list[str]] = {}
+        for job in self._refused_until:
+            refused.setdefault(job.device, []).extend(job.work.names)
         return {
             "open": self._line is not None,
-            "utilisation": round(self._busy_s / wall, 4),
+            "utilisation": round(self._busy.share(self._tools.clock.monotonic()), 4),
+            "load": round(self._load, 4),
             "skipped": schedule.skipped if schedule else 0,
             "reopened": self._reopened,
             "commands_waiting": len(self._waiting),
@@ -182,12 +180,11 @@ class ModbusConnector:
                 name: {
                     "unit": self._units[name],
                     "state": str(schedule.state(name)) if schedule else str(DeviceState.OFFLINE),
-                    "succeeded": counters.succeeded,
-                    "failed": counters.failed,
-                    "exceptions": counters.exceptions,
+                    **account.told(),
+                    "refused": refused.get(name, []),
                     "late_discarded": late.get(self._units[name], 0),
                 }
-                for name, counters in self._counters.items()
+                for name, account in self._accounts.items()
             },
         }
 
@@ -195,7 +192,7 @@ class ModbusConnector:
 
     async def _open(self) -> None:
         self._tools.beat(self._beat_s)
-        line = Line(self._bus, self._tools.clock, self._wake.set)
+        line = Line(self._bus, self._tools.clock, self._wake.set, self._tools.tap)
         try:
             await line.open()
         except BaseException:
@@ -228,8 +225,10 @@ class ModbusConnector:
             await self._open()
 
     def _free_at(self, device: str) -> float:
+        """When a unit may be asked, but for the silence before it: on a line that is never silent for long a unit that
+        needs more of it than others would have to wait for ever. `Line.ask` keeps it."""
         assert self._line is not None
-        return self._line.client.free_at(self._units[device], self._gaps[device])
+        return self._line.client.free_at(self._units[device], 0.0)
 
     def _late_discarded(self) -> dict[int, int]:
         total = dict(self._late)
@@ -250,7 +249,7 @@ class ModbusConnector:
                 raise
             acquired = Acquired(Reply(None, fault=Status.COMM_TIMEOUT), clock.boot_ns())
         finally:
-            self._busy_s += clock.monotonic() - before
+            self._busy.spent(before, clock.monotonic())
         if acquired.reply.heard:
             self._heard, self._unanswered = True, 0
         else:
@@ -266,7 +265,7 @@ class ModbusConnector:
 
     # ---- polls
 
-    async def _take(self, turn: Next[Read[Spot]], emit: Emit) -> None:
+    async def _take(self, turn: Next[Block], emit: Emit) -> None:
         assert self._schedule is not None
         schedule, job, clock = self._schedule, turn.job, self._tools.clock
         if turn.turn is Turn.OFFLINE:
@@ -277,36 +276,47 @@ class ModbusConnector:
             await self._emit_bad(emit, job, Status.CONFIG, clock.boot_ns())
             schedule.advance(job, clock.monotonic())
             return
-        acquired = await self._ask(job.device, read_request(self._units[job.device], job.work))
+        read = job.work.read
+        acquired = await self._ask(job.device, read_request(self._units[job.device], read))
         reply, now = acquired.reply, clock.monotonic()
         if reply.doubtful:
             return  # still due; the client knows when to ask again
         if reply.data is not None:
-            self._counters[job.device].succeeded += 1
+            self._thought(job.device, acquired.took_s - wire_s(self._bus, read.table, read.quantity))
             self._refused_until.pop(job, None)
             self._answered(job.device)
             schedule.advance(job, now)
-            values, status = decoded(job.work, reply.data)
-            names = tuple(item.key.point.name for item in job.work.items)
-            await emit([Sample(job.device, names, values, acquired.at_ns, status)])
+            values, status = job.work.decode(reply.data)
+            await emit([Sample(job.device, job.work.names, values, acquired.at_ns, status)])
         elif reply.code:
             await self._refused(turn, reply.code, acquired.at_ns, emit)
         else:
             await self._silent(turn, reply.fault or Status.COMM_TIMEOUT, acquired.at_ns, emit)
 
-    async def _refused(self, turn: Next[Read[Spot]], code: int, at_ns: int, emit: Emit) -> None:
+    def _thought(self, device: str, seconds: float) -> None:
+        usual_s = self._accounts[device].answered(seconds, self._bus.timeout)
+        if usual_s is not None:
+            log.warning(
+                "%s takes up to %.0f ms to answer, and timeout is %.0f ms: raise it to twice that or more",
+                device, 1000 * usual_s, 1000 * self._bus.timeout,
+            )  # fmt: skip
+
+    async def _refused(self, turn: Next[Block], code: int, at_ns: int, emit: Emit) -> None:
         """The device answered with an exception."""
         assert self._schedule is not None
         schedule, job, now = self._schedule, turn.job, self._tools.clock.monotonic()
-        self._counters[job.device].exceptions += 1
+        account = self._accounts[job.device]
+        account.exceptions += 1
         if code in GATEWAY:
             await self._silent(turn, Status.EXCEPTION, at_ns, emit, reason_of(code))
             return
         self._answered(job.device)
-        if code in (2, 3) and len(job.work.items) > 1:
-            halves = split(job.work)
+        if code in (2, 3) and len(job.work.names) > 1:
+            halves = split(job.work.read)
+            account.cuts.append(f"{job.work.read} → {' + '.join(map(str, halves))}")
+            log.info("%s refuses %s (%s): cut in two", job.device, job.work.read, reason_of(code))
             share = job.cost / 2
-            schedule.replace(job, [Job(job.device, job.interval, half, share) for half in halves])
+            schedule.replace(job, [Job(job.device, job.interval, Block(half), share) for half in halves])
             return
         if code in _BUSY and job.tries < BUSY_TRIES:
             schedule.again(job, now + BUSY_PAUSE_S)
@@ -318,17 +328,16 @@ class ModbusConnector:
         if code in _REFUSED_FOR_GOOD:
             status = Status.CONFIG
             if job not in self._refused_until:
-                names = ", ".join(item.key.point.name for item in job.work.items)
-                log.warning("%s refuses %s: %s", job.device, names, reason_of(code))
+                log.warning("%s refuses %s: %s", job.device, ", ".join(job.work.names), reason_of(code))
             self._refused_until[job] = now + _REFUSED_S
         schedule.advance(job, now)
         await self._emit_bad(emit, job, status, at_ns)
 
-    async def _silent(self, turn: Next[Read[Spot]], status: Status, at_ns: int, emit: Emit, why: str = "") -> None:
+    async def _silent(self, turn: Next[Block], status: Status, at_ns: int, emit: Emit, why: str = "") -> None:
         """The device did not answer, or not intelligibly."""
         assert self._schedule is not None
         schedule, job, now = self._schedule, turn.job, self._tools.clock.monotonic()
-        self._counters[job.device].failed += 1
+        self._accounts[job.device].failed += 1
         # only a device that was well is asked again: the tries for a dead one would be paid by its neighbours
         if turn.turn is Turn.READ and schedule.failures(job.device) == 0 and job.tries < self._bus.retries:
             schedule.again(job, now)
@@ -345,7 +354,7 @@ class ModbusConnector:
             self._tools.report(device, DeviceState.ONLINE, "")
 
     async def _emit_bad(self, emit: Emit, job: _Job, status: Status, at_ns: int) -> None:
-        names = tuple(item.key.point.name for item in job.work.items)
+        names = job.work.names
         await emit([Sample(job.device, names, (None,) * len(names), at_ns, (status,) * len(names))])
 
     async def _all_offline(self, emit: Emit) -> None:
@@ -413,5 +422,5 @@ class ModbusConnector:
         """Whatever became of a write, the point is read at once, so that everybody sees it."""
         assert self._schedule is not None
         for job in self._schedule.jobs:
-            if any(item.key.point is target.point for item in job.work.items):
+            if any(item.key.point is target.point for item in job.work.read.items):
                 self._schedule.expedite(job, self._tools.clock.monotonic())

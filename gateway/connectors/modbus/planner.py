@@ -2,9 +2,12 @@
 
 Points of one table and one interval become contiguous reads. A read may bridge registers that nobody asked for, up to
 `max_gap`, where that costs less wire time than another request; of plans that cost the same the one with fewer requests
-is taken. A value is never split over two reads: its halves could be from different moments.
+is taken. A forbidden register is never bridged. A value is never split over two reads: its halves could be from
+different moments.
 
-The optimum is exact: points sorted by address are cut into runs, and the best way to cut the first n is the best way to
+The optimum is exact. Whatever reads cover all points, each point can be said to belong to the first read that holds it
+whole; so the points of a read are neighbours in the order of their addresses, once those inside others are left out.
+Points sorted by address are cut into runs, and the best way to cut the first n is the best way to
 cut some prefix plus one run. Each point is looked at a constant number of times, so ten thousand of them take no time.
 """
 
@@ -39,6 +42,12 @@ class Limits(NamedTuple):
 
     max_gap: int
     max_read: int
+    forbidden: tuple[tuple[int, int], ...] = ()
+    """From … up to and without …, in order; no item touches them."""
+
+    def bridged(self, start: int, stop: int) -> bool:
+        """Whether a read may go on over this hole."""
+        return stop - start <= self.max_gap and not any(first < stop and start < end for first, end in self.forbidden)
 
 
 class Cost(NamedTuple):
@@ -71,6 +80,10 @@ class Read(NamedTuple, Generic[K]):
     quantity: int
     items: tuple[Item[K], ...]
 
+    def __str__(self) -> str:
+        last = f"…{self.address + self.quantity - 1}" if self.quantity > 1 else ""
+        return f"{self.table.value} {self.address}{last}"
+
 
 def plan(table: Table, items: Iterable[Item[K]], limits: Limits, cost: Cost) -> list[Read[K]]:
     """The cheapest reads that cover every item whole. An item larger than `max_read` gets a read of its own.
@@ -100,7 +113,7 @@ def _cuts(spans: Sequence[tuple[int, int]], limits: Limits, request: int, each: 
     begins = [0]
     window: deque[tuple[tuple[int, int], int]] = deque()  # the starts in reach, each dearer than the one before
     for number, (address, end) in enumerate(spans):
-        if number and address - spans[number - 1][1] > limits.max_gap:
+        if number and not limits.bridged(spans[number - 1][1], address):
             window.clear()
         offer = (best[number][0] - each * address, best[number][1])
         while window and window[-1][0] > offer:

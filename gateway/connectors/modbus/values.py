@@ -7,10 +7,11 @@ value that it can.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 
 from gateway.codec.words import Family, Word
 from gateway.connectors.modbus.config import Spot
-from gateway.connectors.modbus.planner import Item, Read, Table
+from gateway.connectors.modbus.planner import Read, Table
 from gateway.connectors.modbus.request import EXCEPTIONS, Function, Request
 from gateway.model import Status, Value
 
@@ -21,6 +22,7 @@ _READ = {
     Table.INPUT: Function.READ_INPUT_REGISTERS,
 }
 _REGISTER = Word(Family.UINT, 2)
+_TENS: tuple[int, ...] = tuple(10**power for power in range(11))  # as far as SunSpec's scale factors go ("sunssf")
 _ON, _OFF = b"\xff\x00", b"\x00\x00"  # of function 5 (V1.1b3 §6.5)
 
 
@@ -30,31 +32,60 @@ def read_request(unit: int, read: Read[Spot]) -> Request:
 
 def alone(spot: Spot) -> Read[Spot]:
     """A read of one point only."""
-    return Read(spot.table, spot.address, spot.width, (Item(spot, spot.address, spot.width),))
+    item = spot.item
+    return Read(spot.table, item.address, item.width, (item,))
+
+
+class Block:
+    """One read, and what its answer means. Compiled once, for it is answered a thousand times."""
+
+    def __init__(self, read: Read[Spot]) -> None:
+        self.read = read
+        self.names = tuple(item.key.point.name for item in read.items)
+        spots = [item.key for item in read.items]
+        at = [spot.address - read.address for spot in spots]
+        # most points are registers as they are, side by side, and there are many of them
+        self._plain = not read.table.bits and at == [*range(read.quantity)] and all(map(_is_plain, spots))
+        self._places = [*zip(at, spots, strict=True)]
+
+    def decode(self, data: bytes) -> tuple[tuple[Value | None, ...], tuple[Status, ...] | None]:
+        """Raw values of all points in order, and their status; None when all are good."""
+        if self._plain:
+            return struct.unpack(f">{len(data) // 2}H", data), None
+        values = tuple(self._bits(data) if self.read.table.bits else self._words(data))
+        if None not in values:
+            return values, None
+        return values, tuple([Status.SENSOR_FAULT if value is None else Status.GOOD for value in values])
+
+    def _bits(self, data: bytes) -> Iterator[Value]:
+        return (bool(data[at // 8] >> at % 8 & 1) for at, _ in self._places)
+
+    def _words(self, data: bytes) -> Iterator[Value | None]:
+        for at, spot in self._places:
+            value = spot.word.decode(data[2 * at : 2 * (at + spot.word.registers)])
+            if value in spot.sentinels:
+                yield None
+            elif spot.scale_at is None:
+                yield value
+            else:
+                where = 2 * (spot.scale_at - self.read.address)
+                yield _times_ten_to(value, int.from_bytes(data[where : where + 2], "big", signed=True))
+
+
+def _is_plain(spot: Spot) -> bool:
+    return spot.word == _REGISTER and not spot.sentinels and spot.scale_at is None
+
+
+def _times_ten_to(value: Value | None, power: int) -> Value | None:
+    """SunSpec's sunssf: -10 to 10; anything else, above all 0x8000, says that there is no value."""
+    if not isinstance(value, int) or abs(power) >= len(_TENS):
+        return None
+    return value * _TENS[power] if power >= 0 else value / _TENS[-power]
 
 
 def decoded(read: Read[Spot], data: bytes) -> tuple[tuple[Value | None, ...], tuple[Status, ...] | None]:
-    """Raw values of all items in order, and their status; None when all are good."""
-    values = _bits(read, data) if read.table.bits else _words(read, data)
-    if None not in values:
-        return tuple(values), None
-    return tuple(values), tuple(Status.SENSOR_FAULT if value is None else Status.GOOD for value in values)
-
-
-def _bits(read: Read[Spot], data: bytes) -> list[Value | None]:
-    places = [item.address - read.address for item in read.items]
-    return [bool(data[at // 8] >> at % 8 & 1) for at in places]
-
-
-def _words(read: Read[Spot], data: bytes) -> list[Value | None]:
-    registers = struct.unpack(f">{len(data) // 2}H", data)
-    values: list[Value | None] = []
-    for spot, address, width in read.items:
-        at = address - read.address
-        # most points are one register as it is, and there are many of them
-        value = registers[at] if spot.word == _REGISTER else spot.word.decode(data[2 * at : 2 * (at + width)])
-        values.append(None if value in spot.sentinels else value)
-    return values
+    """What one answer means; see `Block`."""
+    return Block(read).decode(data)
 
 
 def write_request(unit: int, spot: Spot, raw: Value) -> Request:

@@ -30,6 +30,8 @@ _COMMANDS = {
     "demo": ("gateway.demo.cli", "simulated machines, gateway and cloud side, live; no hardware needed"),
     "scan": ("gateway.cli.scan", "find devices (read-only) and print TOML to paste"),
     "check": ("gateway.cli.check", "check a configuration: every mistake at once, or what will be done"),
+    "profiles": ("gateway.cli.profiles", "ready-made register maps: list, search, show, check one of your own"),
+    "import": ("gateway.cli.points", "turn a list of points (CSV, from Excel) into TOML"),
     "run": ("gateway.cli.run", "run the gateway in the foreground (what the service does)"),
     "status": ("gateway.cli.status", "ask the running gateway how it is"),
     "tail": ("gateway.cli.tail", "follow what the running gateway reads"),

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from gateway.clock import SystemClock
+from gateway.clock import Clock, SystemClock
 from gateway.connectors.base import Tools
 from gateway.connectors.modbus.config import AnyBus, ModbusDevice, RtuBus, TcpBus
 from gateway.connectors.modbus.connector import ModbusConnector
@@ -34,7 +34,9 @@ class NoLedger:
 class Bench:
     """One connector and all that it said."""
 
-    def __init__(self, bus: Mapping[str, Any], devices: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(
+        self, bus: Mapping[str, Any], devices: Sequence[Mapping[str, Any]], clock: Clock | None = None
+    ) -> None:
         table: type[AnyBus] = RtuBus if bus["kind"] == "modbus-rtu" else TcpBus
         self.bus, mistakes = read(table, {"name": "bus", **bus})
         assert self.bus is not None, mistakes
@@ -46,8 +48,8 @@ class Bench:
         self.samples: list[Sample] = []
         self.reports: list[tuple[str, DeviceState, str]] = []
         self.news = asyncio.Event()
-        clock = SystemClock()
-        self.clock = clock
+        self.clock = clock = clock or SystemClock()
+        self.status: dict[str, Any] = {}
         self.connector = ModbusConnector(self.bus, self.devices, Tools(clock, NoLedger(), lambda _: None, self._report))
 
     def _report(self, device: str, state: DeviceState, why: str) -> None:

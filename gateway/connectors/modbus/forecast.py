@@ -12,6 +12,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from gateway.connectors.modbus.config import AnyBus, ModbusDevice, RtuBus, Spot, character_s, gap_s, spot
+from gateway.connectors.modbus.framing import ASCII, RTU
 from gateway.connectors.modbus.planner import Cost, Item, Limits, Read, Table, plan
 from gateway.settings import duration_text
 
@@ -23,14 +24,16 @@ _NAMES_SHOWN = 3
 
 
 def wire_s(bus: AnyBus, table: Table, quantity: int) -> float:
-    """A read and its answer on the line: 8 characters there, 5 and two for each register (one for eight bits) back."""
-    return character_s(bus) * (13 + (-(-quantity // 8) if table.bits else 2 * quantity))
+    """A read and its answer on the line."""
+    size = (ASCII if bus.kind.startswith("modbus-ascii") else RTU).size
+    # five bytes of PDU there, two and two for each register (one for eight bits) back
+    return character_s(bus) * (size(5) + size(2 + (-(-quantity // 8) if table.bits else 2 * quantity)))
 
 
 def cost(bus: AnyBus, device: ModbusDevice) -> Cost:
     """What the planner makes small. On TCP a register costs next to nothing."""
-    character = character_s(bus)
-    return Cost(gap_s(bus, device) + LATENCY_S + 13 * character, 2 * character or 1e-6)
+    nothing, one = wire_s(bus, Table.HOLDING, 0), wire_s(bus, Table.HOLDING, 1)
+    return Cost(gap_s(bus, device) + LATENCY_S + nothing, one - nothing or 1e-6)
 
 
 def limits(device: ModbusDevice, table: Table) -> Limits:

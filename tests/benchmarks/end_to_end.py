@@ -206,6 +206,33 @@ async def _modbus(
     ]
 
 
+async def thousand(options: Options) -> list[Figure]:
+    """A thousand Modbus TCP devices of ten registers, each read every second: behind four hosts, and each behind its
+    own connection."""
+    return [*await _thousand(options, 250, "4 hosts"), *await _thousand(options, 1, "1,000 hosts")]
+
+
+async def _thousand(options: Options, units: int, behind: str) -> list[Figure]:
+    devices, registers = 1000, 10
+    async with Rig("counting") as rig, Tool("loads.py", "modbus") as machines:
+        rig.modbus(machines.said, devices, "1s", registers, units)
+        await rig.start()
+        await asyncio.sleep(2 * WARM_UP_S)
+        since = time.monotonic()
+        used = await meters.by_the_second(rig.gateway.pid, options.seconds)
+        until = time.monotonic()
+        batches, memory = await rig.counting.ask(), meters.memory(rig.gateway.pid)
+    asked = devices * registers
+    readings = arrived([each for each in batches if since <= each[0] < until], registers)
+    name = f"Modbus {devices} × {registers} each 1s behind {behind}"
+    return [
+        Figure(f"{name}: readings/s", readings / (until - since), f">= {0.98 * asked:.0f}", f"asked for {asked}"),
+        Figure(f"{name}: % of a core, quietest second", 100 * min(each.cpu_s for each in used), "",
+               f"{quietest(used, asked):.1f} CPU-s per 100k readings, mean {mean(used, asked):.1f}"),
+        Figure(f"{name}: memory PSS, MB", memory.pss_mb, "", f"RSS {memory.rss_mb:.0f}"),
+    ]  # fmt: skip
+
+
 async def memory(options: Options) -> list[Figure]:
     """Modbus and MQTT together, after having been flat out."""
     with mosquitto() as broker:
@@ -286,7 +313,7 @@ async def bare(options: Options) -> list[Figure]:
 
 
 ROWS: dict[str, Work] = {
-    work.__name__: work for work in (flat, steady, latency, grouped, modbus, memory, start, idle, bare)
+    work.__name__: work for work in (flat, steady, latency, grouped, modbus, thousand, memory, start, idle, bare)
 }
 
 

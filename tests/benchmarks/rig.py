@@ -143,24 +143,22 @@ topic = "plant/{{device}}/state"
 points = [ {{ name = "temperature", unit = "Cel" }}, {{ name = "humidity", unit = "%RH" }} ]
 """
 
-    def modbus(self, port: int, devices: int, interval: str, registers: int = REGISTERS) -> None:
-        """Each device behind a connection of its own, one request for its registers."""
+    def modbus(self, port: int, devices: int, interval: str, registers: int = REGISTERS, units: int = 1) -> None:
+        """So many units behind each connection, one request for the registers of each."""
         points = ", ".join(f'{{ name = "r{i}", address = {i}, type = "uint16" }}' for i in range(registers))
-        for unit in range(1, devices + 1):
-            self._toml += f"""
-[[bus]]
-name = "line-{unit}"
-kind = "modbus-tcp"
-host = "127.0.0.1"
-tcp_port = {port}
-
-[[device]]
-name = "meter-{unit}"
-bus = "line-{unit}"
-unit_id = {unit}
-interval = "{interval}"
-points = [ {points} ]
-"""
+        said = []
+        for number in range(devices):
+            line, unit = divmod(number, units)
+            if not unit:
+                said.append(
+                    f'[[bus]]\nname = "line-{line}"\nkind = "modbus-tcp"\nhost = "127.0.0.1"\ntcp_port = {port}\n'
+                )
+            unit = (number if units == 1 else unit) % 250 + 1
+            said.append(
+                f'[[device]]\nname = "meter-{number + 1}"\nbus = "line-{line}"\nunit_id = {unit}\n'
+                f'interval = "{interval}"\npoints = [ {points} ]\n'
+            )
+        self._toml += "\n" + "\n".join(said)
 
     async def start(self) -> None:
         """Returns when every bus is open and the uplink has a session."""

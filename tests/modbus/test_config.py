@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from gateway.config.load import check_text
 from gateway.connectors.modbus import config
 from gateway.connectors.modbus.config import ModbusDevice, ModbusPoint, RtuBus, TcpBus, gap_s
 from gateway.connectors.modbus.connector import ModbusConnector
 from gateway.connectors.modbus.forecast import explained, reads, warnings
 from gateway.connectors.modbus.planner import Table
+from gateway.connectors.registry import Registry
 from gateway.settings import fields, read, tables
 
 FOLDER = Path(config.__file__).parent
@@ -71,8 +73,10 @@ def test_the_sample_is_a_valid_configuration_without_warnings() -> None:
 def test_every_example_of_the_readme_is_valid() -> None:
     examples = re.findall(r"```toml\n(.*?)```", (FOLDER / "README.md").read_text(), re.DOTALL)
     assert examples
+    bus = '\n[[bus]]\nname = "rs485a"\nkind = "modbus-rtu"\nport = "/dev/serial/by-id/usb-x"\n'
     for example in examples:
-        loaded(example)
+        report = check_text(example + ("" if "[[bus]]" in example else bus), "README.md", {}, Registry())
+        assert [str(mistake) for mistake in report.mistakes] == []
 
 
 def test_the_readme_explains_every_key() -> None:

@@ -115,6 +115,14 @@ class ModbusPoint(Point, frozen=True, kw_only=True):
         Address | None,
         Key("where the device keeps the power of ten to multiply with (SunSpec); read in the same request", max=65535),
     ] = None
+    model: Annotated[
+        tuple[Annotated[int, Key("SunSpec model", min=1, max=65534)], ...],
+        Key(
+            "SunSpec: it is in the first of these models that the device has, wherever that begins; `address` and"
+            " `scale_register` count from the model's id",
+            example="[101, 102, 103]",
+        ),
+    ] = ()
     interval: Annotated[Duration | None, Key("read so often; default that of the device", min=0.01)] = None
     write: Annotated[ModbusWrite | None, Key("allows commands to write this point, within limits")] = None
 
@@ -194,6 +202,8 @@ class ModbusPoint(Point, frozen=True, kw_only=True):
                 yield Mistake(("invalid", i), f"{each!r} can never be read as {word}")
         if self.scale_register is not None and (table.bits or not word.integral):
             yield Mistake(("scale_register",), "only an integer has a power of ten beside it")
+        if self.model and (table is not Table.HOLDING or isinstance(self.address, str)):
+            yield Mistake(("address",), "in a SunSpec model points are holding registers, counted from the model's id")
         if self.write is not None:
             yield from self._write_mistakes(table, word)
 
@@ -282,6 +292,8 @@ class ModbusDevice(Device, frozen=True, kw_only=True):
             together = "" if point.scale_register is None else " with its scale register"
             key = "type" if point.scale_register is None else "scale_register"
             yield key, f"{point.name} is larger{together} than one request: {item.width} registers of {self.max_read}"
+        if point.model:
+            return  # its place is not known before the device is asked
         for each in self.forbidden:
             table, first, stop = each.place(self.address_base)
             if table is item.key.table and first < item.end and item.address < stop:
@@ -341,7 +353,7 @@ class Spot(NamedTuple):
 def spot(bus_order: str, device: ModbusDevice, point: ModbusPoint) -> Spot:
     """Fills in what bus and device say for all points."""
     word = point.word(parse_order(device.byte_order or bus_order).value)
-    base = device.address_base
+    base = 0 if point.model else device.address_base
     return Spot(point, *point.place(base), word, point.sentinels(word), point.scale_place(base))
 
 

@@ -16,6 +16,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from gateway.connectors.base import Emit, Tools
 from gateway.connectors.modbus.client import WINDOW_GROWTH_MAX, Reply
 from gateway.connectors.modbus.config import (
@@ -27,8 +29,9 @@ from gateway.connectors.modbus.config import (
     late_window_s,
     spot,
 )
-from gateway.connectors.modbus.forecast import load, requests, wire_s
+from gateway.connectors.modbus.forecast import cost, load, requests, wire_s
 from gateway.connectors.modbus.link import Acquired, Line
+from gateway.connectors.modbus.models import Walk, at_once, by_model, placed
 from gateway.connectors.modbus.planner import split
 from gateway.connectors.modbus.request import GATEWAY, Request
 from gateway.connectors.modbus.tally import Account, BusyTime
@@ -74,7 +77,9 @@ class ModbusConnector:
             (device.name, point.name): spot(bus.byte_order, device, point)
             for device in devices
             for point in device.points
+            if not point.model
         }
+        """Of the points whose places are known."""
         self._units = {device.name: device.unit_id for device in devices}
         self._gaps = {device.name: gap_s(bus, device) for device in devices}
         self._accounts = {device.name: Account() for device in devices}
@@ -111,9 +116,7 @@ class ModbusConnector:
     async def _own_the_bus(self, emit: Emit) -> None:
         clock = self._tools.clock
         jobs = [
-            Job(device.name, each.interval, Block(each.read), each.takes_s)
-            for device in self._devices.values()
-            for each in requests(self._bus, device)
+            job for device in self._devices.values() for job in (*self._jobs(at_once(device)), *self._walks(device))
         ]
         self._schedule = schedule = Schedule(jobs, clock.monotonic())
         try:
@@ -265,6 +268,43 @@ class ModbusConnector:
 
     # ---- polls
 
+    def _jobs(self, device: ModbusDevice) -> list[_Job]:
+        return [Job(device.name, each.interval, Block(each.read), each.takes_s) for each in requests(self._bus, device)]
+
+    def _walks(self, device: ModbusDevice) -> list[_Job]:
+        """What stands for the points of SunSpec models until these are found; none without such points."""
+        points = by_model(device).points
+        if not points:
+            return []
+        walk = Walk(by_model(device))
+        cost_s = cost(self._bus, device).of(walk.read.table, walk.read.quantity)
+        return [Job(device.name, min(point.interval or device.interval for point in points), walk, cost_s)]
+
+    async def _walked(self, job: _Job, walk: Walk, data: bytes | None, at_ns: int, emit: Emit) -> None:
+        """One step through the models of a device; after the last one its points have places."""
+        assert self._schedule is not None
+        schedule, now = self._schedule, self._tools.clock.monotonic()
+        self._answered(job.device)
+        over, found = walk.step(data)
+        if not over:
+            schedule.expedite(job, now)
+            return
+        models = found.models if found else ()
+        points, missing = placed(walk.device, models)
+        there = ", ".join(str(model.id) for model in models) if found else "none: it does not speak SunSpec"
+        if not points:
+            if job not in self._refused_until:
+                log.warning("%s has none of its points; SunSpec models: %s", job.device, there)
+            self._refused_until[job] = now + _REFUSED_S
+            schedule.advance(job, now)
+            await self._emit_bad(emit, job, Status.CONFIG, at_ns)
+            return
+        log.info("%s: SunSpec models %s; not there: %s", job.device, there, ", ".join(missing) or "nothing")
+        self._refused_until.pop(job, None)
+        device = msgspec.structs.replace(walk.device, points=points)
+        self._spots |= {(device.name, point.name): spot(self._bus.byte_order, device, point) for point in points}
+        schedule.replace(job, self._jobs(device))
+
     async def _take(self, turn: Next[Block], emit: Emit) -> None:
         assert self._schedule is not None
         schedule, job, clock = self._schedule, turn.job, self._tools.clock
@@ -281,7 +321,9 @@ class ModbusConnector:
         reply, now = acquired.reply, clock.monotonic()
         if reply.doubtful:
             return  # still due; the client knows when to ask again
-        if reply.data is not None:
+        if isinstance(job.work, Walk) and (reply.data is not None or reply.code in _REFUSED_FOR_GOOD):
+            await self._walked(job, job.work, reply.data, acquired.at_ns, emit)
+        elif reply.data is not None:
             self._thought(job.device, acquired.took_s - wire_s(self._bus, read.table, read.quantity))
             self._refused_until.pop(job, None)
             self._answered(job.device)

@@ -47,13 +47,14 @@ def limits(device: ModbusDevice, table: Table) -> Limits:
 
 def reads(bus: AnyBus, device: ModbusDevice) -> list[tuple[float, Read[Spot]]]:
     """Every request that the device needs, with its interval in seconds."""
-    groups: dict[tuple[float, Table], list[Item[Spot]]] = {}
+    groups: dict[tuple[float, Table, tuple[int, ...]], list[Item[Spot]]] = {}
     for point in device.points:
         where = spot(bus.byte_order, device, point)
-        groups.setdefault((point.interval or device.interval, where.table), []).append(where.item)
+        # models of SunSpec lie apart, nobody knows where
+        groups.setdefault((point.interval or device.interval, where.table, point.model), []).append(where.item)
     return [
         (interval, read)
-        for (interval, table), items in groups.items()
+        for (interval, table, _), items in groups.items()
         for read in plan(table, items, limits(device, table), cost(bus, device))
     ]
 
@@ -116,12 +117,12 @@ def _port_warnings(bus: AnyBus) -> Iterator[str]:
 
 
 def _twice(bus: AnyBus, devices: Sequence[ModbusDevice]) -> Iterator[str]:
-    places: dict[tuple[int, Table, int, int, int], str] = {}
+    places: dict[tuple[int, Table, tuple[int, ...], int, int, int], str] = {}
     for device in devices:
         for point in device.points:
             where = spot(bus.byte_order, device, point)
             mine = f"{device.name}/{point.name}"
-            key = (device.unit_id, where.table, where.address, where.word.bit, where.word.mask)
+            key = (device.unit_id, where.table, point.model, where.address, where.word.bit, where.word.mask)
             other = places.setdefault(key, mine)
             if other != mine:
                 yield f"{mine} reads the same {where.table.value} {where.address} of unit {device.unit_id} as {other}"
@@ -186,12 +187,18 @@ def _row(each: Request, devices: int) -> tuple[str, str, str, str, str, str]:
     shown = names if more <= 1 else [*names[:_NAMES_SHOWN], f"{more} more"]
     return (
         f"every {duration_text(each.interval)}",
-        str(read),
+        _place(read),
         f"{read.quantity} {thing:9}".rstrip() if read.quantity == 1 else f"{read.quantity} {thing}",
         _time(each.takes_s),
         _percent(devices * each.load),
         ", ".join(shown),
     )
+
+
+def _place(read: Read[Spot]) -> str:
+    """`holding 0…9`; `model 101/102/103 2…9` where the device says where that is."""
+    model = read.items[0].key.point.model
+    return str(read).replace(read.table.value, f"model {'/'.join(map(str, model))}", 1) if model else str(read)
 
 
 def _whom(group: Sequence[ModbusDevice]) -> str:

@@ -36,8 +36,8 @@ _HEADINGS = {
     "offset": "offset",
     "registers": "registers words size length laenge anzahl anzahlregister numberofregisters noofregisters"
     " quantityofregisters registercount count wordcount len groesseregister",
-    "table": "table tabelle functioncode funktionscode function funktion fc registerart registertype registertabelle objecttype"
-    " objekttyp inputtype modbusfunction",
+    "table": "table tabelle functioncode funktionscode function funktion fc registerart registertype registertabelle"
+    " objecttype objekttyp inputtype modbusfunction",
     "order": "byteorder wordorder swap endianness endian bytereihenfolge wortreihenfolge",
 }
 """What is meant → what people write over the column, in lower case, without blanks and signs."""

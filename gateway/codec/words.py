@@ -179,6 +179,27 @@ class Word(msgspec.Struct, frozen=True):
         data = self._float(value) if self.family is Family.FLOAT else self._integer(value)
         return bytes([data[i] for i in self.order.places(self.size)])
 
+    def overlay(self, value: Value) -> tuple[int, int]:
+        """Which bits of its one register are its own, and what they must be to have this value.
+
+        Raises:
+            ValueError: as for `encode`.
+        """
+        if self.whole and (self.size > 1 or self.family is Family.BOOL):
+            return 0xFFFF, int.from_bytes(self.encode(value).rjust(2, b"\0"), "big")
+        if isinstance(value, str) or (self.family is Family.BIT and value not in (0, 1)):
+            raise ValueError(f"{value!r} is no value of a {self}")
+        if self.family is Family.BIT:
+            own, bits = 1 << self.bit, int(value) << self.bit
+        else:
+            own = self.mask or 0xFF
+            bits = int.from_bytes(self._integer(value), "big") << self.shift & own
+            if self.mask and self._masked(bits) != value:
+                raise ValueError(f"{value!r} has bits that are not in {self}")
+        if self._swapped:
+            own, bits = (each >> 8 | (each & 0xFF) << 8 for each in (own, bits))
+        return own, bits
+
     def _float(self, value: float) -> bytes:
         try:
             if math.isfinite(value):

@@ -8,10 +8,10 @@ import struct
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from gateway.codec.words import Family, Order, parse, parse_order
+from gateway.codec.words import Family, Order, Word, parse, parse_order
 from gateway.errors import DecodeError
 
 settings.register_profile("words", deadline=None)
@@ -291,3 +291,51 @@ def test_decoding_gives_a_value_or_says_that_the_length_is_wrong(data: bytes, na
         assert len(data) != word.size
     else:
         assert len(data) == word.size or (name == "string" and len(data) == 6)
+
+
+SHARING = [
+    parse("bit", bit=0),
+    parse("bit", bit=15),
+    parse("bit", "BA", bit=3),
+    parse("bits", bit=4, bits=3),
+    parse("bits", "BA", bit=6, bits=5),
+    parse("uint16", mask=0x0FF0),
+    parse("int16", mask=0x00F0),
+    parse("uint16", mask=0x0FF0, shift=0),
+    parse("int8"),
+    parse("uint8h"),
+    parse("bcd8"),
+    parse("uint16", "BA"),
+    parse("bool"),
+]
+
+
+@pytest.mark.parametrize("word", SHARING, ids=str)
+@given(st.integers(0, 0xFFFF), st.integers(0, 0xFFFF))
+def test_a_value_laid_over_its_register_is_read_back_and_leaves_its_neighbours_alone(
+    word: Word, before: int, wanted: int
+) -> None:
+    value = word.decode(wanted.to_bytes(2, "big")[: word.size] if word.size == 2 else wanted.to_bytes(2, "big"))
+    assume(value is not None)
+    assert value is not None
+    own, bits = word.overlay(value)
+    after = before & ~own | bits
+    assert bits & ~own == 0
+    assert after & ~own == before & ~own
+    assert word.decode(after.to_bytes(2, "big")) == value
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        (parse("bit", bit=1), 2),
+        (parse("bits", bit=4, bits=3), 8),
+        (parse("uint16", mask=0x0FF0, shift=0), 1),
+        (parse("int8"), 128),
+        (parse("bit", bit=1), "on"),
+        (parse("bits", bit=4, bits=3), 0.5),
+    ],
+)
+def test_what_does_not_fit_into_its_bits_is_not_laid_over_others(word: Word, value: float | str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        word.overlay(value)

@@ -3,6 +3,10 @@
 A message has a home once it is in a record: the ring entry, the row on disk, or after an ack a ring entry of its
 own. That is where a later process finds it. When all messages of a home are forgotten, the home is given back.
 
+A source uses its 65,535 packet ids again. In a running process the newest message of an id is the only one; a later
+process finds several where earlier ones were killed before their proofs, and nothing says which came last: it knows
+them all until one of the id is new or forgotten.
+
 A session is *whole* while every message of it that was ever taken over and may come again is known. It becomes so
 when the source has proved what it can send again, and stays so as long as the ring outlives the processes: after a
 power cut it is not, and then a message that comes again unrecognised may be there twice.
@@ -10,7 +14,7 @@ power cut it is not, and then a message that comes again unrecognised may be the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from gateway.buffer.ring import Entry
 from gateway.model import Origin
@@ -30,11 +34,13 @@ class Home:
 
 
 class _Known:
-    __slots__ = ("fingerprint", "home", "settled")
+    __slots__ = ("fingerprint", "home", "older", "settled")
 
     def __init__(self, fingerprint: bytes) -> None:
         self.fingerprint = fingerprint
         self.home: Home | None = None
+        self.older: _Known | None = None
+        """Another message of this packet id; which came first is not known."""
         self.settled = False
 
 
@@ -53,7 +59,9 @@ class OriginLedger:
     def _find(self, origin: Origin) -> _Known | None:
         session = self._sessions.get(origin.session)
         known = session.get(origin.packet_id) if session is not None else None
-        return known if known is not None and known.fingerprint == origin.fingerprint else None
+        while known is not None and known.fingerprint != origin.fingerprint:
+            known = known.older
+        return known
 
     # ── for connectors ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -75,7 +83,7 @@ class OriginLedger:
     def keep_only(self, session: bytes, origins: Collection[Origin]) -> None:
         kept = {(origin.packet_id, origin.fingerprint) for origin in origins if origin.session == session}
         for packet_id, known in list(self._sessions.get(session, {}).items()):
-            if (packet_id, known.fingerprint) not in kept:
+            if not any((packet_id, each.fingerprint) in kept for each in _all(known)):
                 self._drop(session, packet_id)
         self._whole.add(session)
         self._vouch(session)
@@ -84,7 +92,8 @@ class OriginLedger:
         known = self._sessions[session].pop(packet_id)
         if not self._sessions[session]:
             del self._sessions[session]
-        self._leave(known)
+        for each in _all(known):
+            self._leave(each)
 
     # ── for the buffer ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -93,8 +102,8 @@ class OriginLedger:
         session = self._sessions.setdefault(origin.session, {})
         old = session.get(origin.packet_id)
         session[origin.packet_id] = _Known(origin.fingerprint)
-        if old is not None:
-            self._leave(old)
+        for each in _all(old):
+            self._leave(each)
 
     def house(self, origins: Iterable[Origin], home: Home) -> None:
         """These are in one record now. Those that were forgotten meanwhile stay so."""
@@ -114,7 +123,13 @@ class OriginLedger:
     def recall(self, origins: Iterable[Origin], home: Home, *, settled: bool) -> None:
         """An earlier process had these."""
         for origin in origins:
-            self.accept(origin)
+            known = self._find(origin)
+            if known is None:
+                session = self._sessions.setdefault(origin.session, {})
+                known = _Known(origin.fingerprint)
+                known.older = session.get(origin.packet_id)
+                session[origin.packet_id] = known
+            known.settled = False
         self.house(origins, home)
         if settled:
             self.settle(origins)
@@ -137,7 +152,8 @@ class OriginLedger:
             [
                 Origin(session, packet_id, known.fingerprint)
                 for session, messages in self._sessions.items()
-                for packet_id, known in messages.items()
+                for packet_id, newest in messages.items()
+                for known in _all(newest)
                 if known.home is home
             ]
         )
@@ -148,3 +164,10 @@ class OriginLedger:
             home.left -= 1
             if home.left == 0:
                 self._release(home)
+
+
+def _all(newest: _Known | None) -> Iterator[_Known]:
+    """All messages of one packet id."""
+    while newest is not None:
+        yield newest
+        newest = newest.older

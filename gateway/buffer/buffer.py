@@ -256,8 +256,7 @@ class Buffer:
             records = await self._collect(found, seq, max_bytes)
         finally:
             found.fetching -= 1
-        if records:
-            found.sent = max(found.sent, records[-1].upto)
+        self._shelf.hand_out(found, records)
         return records
 
     async def _collect(self, found: Stream, seq: int, max_bytes: int) -> Sequence[Record]:

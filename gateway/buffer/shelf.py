@@ -238,6 +238,14 @@ class Shelf:
         self.memory_bytes -= held.bytes
         self.flights.land(held)
 
+    def hand_out(self, stream: Stream, records: Sequence[Record]) -> None:
+        """They may be sent now."""
+        for record in records:
+            stream.sent = max(stream.sent, record.upto)
+            held = stream.fresh.get(record.seq)
+            if held is not None and held.home is not None and held.flight is None:
+                self.flights.doubt()  # killed now, nobody knows that their messages are at the sink
+
     # ── ack and commit ───────────────────────────────────────────────────────────────────────────────────────────────
 
     def ack(self, sink: str, stream: Stream, seq: int) -> None:
@@ -268,6 +276,8 @@ class Shelf:
             self.kept.add(stream, held.record)
             if held.home is not None and held.home.left:
                 held.home.entry = self.flights.remember(held, self.ledger.known(held.record.origins))
+                if held.home.entry is None:
+                    self.flights.doubt()
             self._settle(stream, held)
 
     def committed(self, held: Held) -> None:

@@ -157,17 +157,18 @@ class Platter:
         self.put(torn)
         return True
 
-    def rot(self, dice: random.Random) -> bool:
-        """A bit flips in one row."""
-        full = [each for each in self.streams.values() if each.rows]
+    def rot(self, dice: random.Random) -> tuple[str, int] | None:
+        """A bit flips in one row: in this one."""
+        full = [name for name, each in self.streams.items() if each.rows]
         if not full:
-            return False
-        rows = dice.choice(full).rows
+            return None
+        name = dice.choice(full)
+        rows = self.streams[name].rows
         seq = dice.choice(list(rows))
         row = list(rows[seq])
         row[_CRC] ^= 1 << dice.randrange(32)
         rows[seq] = tuple(row)
-        return True
+        return name, seq
 
 
 class ModelStore:

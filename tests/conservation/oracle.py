@@ -98,7 +98,7 @@ class Judge:
                     self.wrong.append(f"{number} is there twice: {account.rows[number]} and {stream, record.first}")
                 account.rows.setdefault(number, (stream, record.first))
                 if number not in world.redelivered:
-                    if number <= newest and not world.witness.renumbered:
+                    if number <= newest and stream not in world.witness.renumbered:
                         self.wrong.append(f"{number} comes behind {newest} in {stream}")
                     newest = max(newest, number)
         return newest
@@ -127,6 +127,10 @@ class Judge:
         lost = sum(made.readings for _, _, made in batches)
         if reason in (GapReason.EVICTED, GapReason.EXPIRED, GapReason.OVERFLOW) and body.readings not in (None, lost):
             self.wrong.append(f"{where} says so, and took {lost}")
+        if reason is GapReason.UNSENT and len(world.stores) == 1 and not (world.rotten or world.disk_failed):
+            never = [seq for name, seq, _ in batches if (name, seq) not in account.storage.lost]
+            if never:
+                self.wrong.append(f"{where}: the sink never had {never}")
         if elsewhere:
             world.seen["gap of stored_elsewhere"] += 1
             self._is_elsewhere(account, where, batches)
@@ -188,29 +192,56 @@ class Judge:
                 if each.kind is RecordKind.BATCH:
                     for number in missing.intersection(numbers(each.body)):
                         homes.setdefault(number, []).extend([(stream, seq), *self._moved(stream, seq)])
-        unknown_damage = any(body.reason is GapReason.CORRUPT for a in self._accounts for _, _, body in a.gaps)
         for number in sorted(missing):
-            if unknown_damage or any(
-                self._reported(*home) or self._out_of_reach(*home) for home in homes.get(number, ())
-            ):
+            if any(self._reported(*home) or self._out_of_reach(*home) for home in homes.get(number, ())):
+                continue
+            if number in self._damaged():
                 continue
             self.wrong.append(f"{number} is missing and not reported: it was {homes.get(number, 'in no batch')}")
 
     def _moved(self, stream: str, seq: int) -> list[tuple[str, int]]:
         """The gaps for this record, under the identities that they were given later."""
         moved = self._world.witness.moved.items()
-        return [new for new, (old, first, last) in moved if old == stream and first <= seq <= last]
+        found = [new for new, (old, first, last) in moved if old == stream and first <= seq <= last]
+        return [*found, *(later for new in found for later in self._moved(*new))]
+
+    def _damaged(self) -> set[int]:
+        """Rows that were in a record on disk of which a bit flipped, or whose loss it told of; a gap of unknown size
+        stands for all of them."""
+        if not self._corruption:
+            return set()
+        return {
+            number
+            for stream, seq in self._world.damaged
+            for _, _, made in self._world.witness.named(stream, seq, self._last(stream, seq))
+            for number in numbers(made.body)
+        }
+
+    def _last(self, stream: str, seq: int) -> int:
+        made = self._made.get(stream, {}).get(seq)
+        return made.last if made is not None else seq
+
+    @property
+    def _corruption(self) -> bool:
+        return any(body.reason is GapReason.CORRUPT for a in self._accounts for _, _, body in a.gaps)
 
     def _oversize(self, missing: set[int]) -> None:
         """Rows that are too large for any batch are gaps from the beginning."""
         told = sum(
-            self._tells(stream, seq) or self._out_of_reach(stream, seq)
+            any(self._accounts_for(*home) for home in [(stream, seq), *self._moved(stream, seq)])
             for stream, made in self._made.items()
             for seq, each in made.items()
             if each.kind is RecordKind.GAP and GapReason.OVERSIZE.value.encode() in each.body
+            if (stream, seq) not in self._world.witness.moved
         )
-        if len(missing) > told + self._world.gaps_may_be_lost:
+        if len(missing) > told:
             self.wrong.append(f"{len(missing)} rows were too large, and {told} gaps say so")
+
+    def _accounts_for(self, stream: str, seq: int) -> bool:
+        if (stream, seq) in self._world.gaps_may_be_lost:
+            return True
+        damaged = self._corruption and (stream, seq) in self._world.damaged
+        return damaged or self._tells(stream, seq) or self._out_of_reach(stream, seq)
 
     def _tells(self, stream: str, seq: int) -> bool:
         return any(

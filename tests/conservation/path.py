@@ -116,6 +116,10 @@ class Connection:
     def stall(self) -> None:
         self.up.stalled = self.down.stalled = True
 
+    def lose_acks(self) -> None:
+        """The server goes on hearing the gateway."""
+        self.down.stalled = True
+
     def heal(self) -> None:
         self.up.heal()
         self.down.heal()

@@ -66,6 +66,7 @@ FAULTS = {
     "oversize": 0.2,
     "big": 0.2,
     "split": 0.2,
+    "crowd out": 2,
 }
 
 
@@ -82,6 +83,8 @@ def make_plan(dice: random.Random, real: bool) -> Plan:
         "max_age": dice.choice([1.0, 5.0]) if dice.random() < 0.05 else None,
     }
     sites = dice.choice([0, 0, 1, 2]) if len(endpoints) > 1 else 0
+    if real and sites == 1:
+        sites = 0  # a server is alone with its file
     return Plan(
         sites=sites,
         endpoints=endpoints,
@@ -89,7 +92,7 @@ def make_plan(dice: random.Random, real: bool) -> Plan:
         ring_size=dice.choice([None, 1_500, 6_000, 65_536, 65_536, 65_536]),
         buffer=buffer,
         real_store=real,
-        real_sink=real and sites != 1,  # a server is alone with its file
+        real_sink=real,
         synced=dice.random() < 0.85,
     )
 
@@ -186,11 +189,32 @@ async def act(world: World, step: str) -> None:
         case "restore":
             await world.restore(site)
         case "clone":
-            await world.clone()
+            await world.clone(dies=dice.choice([None, None, "kill", "kill", "power"]))
+        case "crowd out":
+            await crowd_out(world, name)
         case "rot":
             world.rot()
         case "damage":
             world.damage()
+
+
+async def crowd_out(world: World, name: str) -> None:
+    """What comes in pushes out, in one gap, both what the sink has though its ack was lost and what it has not."""
+    world.path(name, "open")
+    world.sites[name].start()
+    for _ in range(4):
+        world.put(1)
+        await asyncio.sleep(0.02)
+    for each in world.plan.endpoints:
+        world.lose_acks(each)
+    for _ in range(4):
+        world.put(1)
+        await asyncio.sleep(0.06)
+    for each in world.plan.endpoints:
+        world.path(each, "refused")
+    for _ in range(world.dice.choice([8, 30])):
+        world.put(1)
+        await asyncio.sleep(0.06)
 
 
 async def play(taps: Taps, seed: int, home: Path | None) -> World:

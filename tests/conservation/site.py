@@ -85,6 +85,7 @@ class ModelSink:
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
         self.sink_id = storage.id
+        self.behind = False
 
     def close(self) -> None:
         """Nothing is held."""

@@ -6,6 +6,7 @@ nothing; `test_conservation.py` demands that each of `PATHS` is.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -58,9 +59,12 @@ class Witness:
         """New stream and number of a gap → where it was before."""
         self.offered: dict[object, dict[str, int]] = {}
         """Session → stream → its next number, in the hello."""
-        self.distrusted: set[str] = set()
-        self.renumbered = False
-        """Records were given new numbers, behind newer ones."""
+        self.distrusted: dict[str, float] = {}
+        """Stream → since when."""
+        self.found_out = asyncio.Event()
+        """That a stream is to be distrusted."""
+        self.renumbered: set[str] = set()
+        """Streams in which records were given numbers behind newer ones."""
 
     def inserted(self, held: Held) -> None:
         record = held.record
@@ -79,7 +83,7 @@ class Witness:
         """A record has another identity from now on."""
         if old.kind is RecordKind.GAP:
             self.moved[new.stream, new.seq] = (old.stream, old.seq, old.upto)
-        self.renumbered = True
+        self.renumbered.add(new.stream)
 
     def note(self, stream: str, seq: int, made: Made) -> None:
         known = self.made.setdefault(stream, {}).setdefault(seq, made)
@@ -121,6 +125,8 @@ PATHS = (
     "ring held records",
     "ring held rows",
     "ring held origins",
+    "ring held distrust",
+    "a copy's stream could not be given away in time",
     "shed",
     "append waits",
     "lost evicted",
@@ -200,7 +206,7 @@ class Taps:
             (ClientSession, "_nack", lambda *_, **__: count("nack heard")),
             (ClientSession, "fetched", self._fetched),
             (ClientSession, "hello", self._hello),
-            (Manifest, "distrust", lambda _, stream: self.witness.distrusted.add(stream)),
+            (Shelf, "distrust", self._distrust),
             (Manifest, "went_back", lambda *_, **__: count("sink went back")),
             (Carrier, "_at_once", lambda _, output, *__, **___: self._output(output)),
             (Carrier, "_perform", self._perform),
@@ -232,6 +238,11 @@ class Taps:
         self.witness.seen["ring held records"] += len(recovered.records)
         self.witness.seen["ring held rows"] += len(recovered.loose)
         self.witness.seen["ring held origins"] += len(recovered.origins)
+        self.witness.seen["ring held distrust"] += len(recovered.distrusted)
+
+    def _distrust(self, shelf: Shelf, stream: Stream) -> None:
+        self.witness.distrusted.setdefault(stream.name, shelf._clock.monotonic())
+        self.witness.found_out.set()
 
     def _renumber(self, shelf: Shelf, stream: Stream, target: Stream, *_: object) -> Callable[[Any], None]:
         before = [held.record for held in stream.fresh.values() if held.record.kind is not RecordKind.END]

@@ -24,8 +24,9 @@ from gateway.buffer import buffer as buffer_module
 from gateway.buffer import ring as rings
 from gateway.buffer.buffer import Buffer
 from gateway.buffer.config import BufferSettings
+from gateway.buffer.entries import Flown
 from gateway.buffer.gaps import gap_body
-from gateway.buffer.recovery import sort_out
+from gateway.buffer.recovery import Recovered, sort_out
 from gateway.buffer.schema import from_row
 from gateway.errors import DecodeError, StoreError
 from gateway.model import GapReason, Lane, Origin, Record, RecordKind, Row, Shape, Trust
@@ -44,6 +45,7 @@ from tests.uplink.memory import MemoryCommands
 
 LIVE = Shape("meter", ("u", "n"), ("V", "/"))
 ALARM = Shape("door", ("open", "n"), ("/", "/"), Lane.ALARM)
+SESSION = b"broker01"
 PACKETS = 16
 """What the broker has in flight at most."""
 
@@ -129,8 +131,10 @@ class World:
         self.may_be_lost: set[int] = set()
         """What the faults so far may have taken, by the rules."""
         self.may_be_twice: set[int] = set()
-        self.gaps_may_be_lost = 0
-        """Gaps that a power cut met in memory, and that have no number of a batch to hang on (oversize)."""
+        self.gaps_may_be_lost: set[tuple[str, int]] = set()
+        """Of those that no batch stands behind (oversize): what the faults so far may have taken, by the rules."""
+        self.damaged: set[tuple[str, int]] = set()
+        """Records of which a bit flipped on disk."""
         self.disk_failed = self.rotten = self.foul = False
 
     @contextmanager
@@ -172,6 +176,10 @@ class World:
                 connection.cut()
             else:
                 connection.heal()
+
+    def lose_acks(self, name: str) -> None:
+        for connection in self.connections[name]:
+            connection.lose_acks()
 
     def slow(self, name: str, latency_s: float) -> None:
         self.latency_s[name] = latency_s
@@ -260,13 +268,13 @@ class World:
         await self._end()
         self._ring_memory = memory
         await self._begin()
-        # without room in the ring and with a disk that fails there is nowhere to remember what was acked; nor is there
-        # for a stream that was given away. No start without a ring is sure: such messages are marked as perhaps double
-        no_room = self.disk_failed or self.settings.max_size < 1 << 20 or bool(self.witness.distrusted)
+        # without room in the ring and with a disk that fails or is full there is nowhere to remember what was acked
+        no_room = self.disk_failed or self.settings.max_size < 1 << 20
         nowhere = no_room and (self.plan.ring_size is None or self.seen["ring full"])
         for message in known:
-            if (power or trouble or nowhere or self.rotten) and not self.buffer.ledger.seen(message.origin):
-                self.may_be_twice.update(message.rows)
+            unknown = not self.buffer.ledger.seen(message.origin)
+            if unknown and (power or trouble or nowhere or self.rotten) and not self.buffer.ledger.whole(SESSION):
+                self.may_be_twice.update(message.rows)  # the connector marks what comes again
                 self.seen["redelivery of what the power cut took"] += power
 
     @property
@@ -286,8 +294,10 @@ class World:
         for batch in self.buffer._open._lanes.values():
             if batch.timer is not None:
                 batch.timer.cancel()
-        for task in self._tasks:
+        self.buffer._give_away = _nothing  # type: ignore[method-assign]
+        for task in (*self._tasks, *self.buffer._moves):
             task.cancel()
+        await asyncio.gather(*self.buffer._moves, return_exceptions=True)
         for result in await asyncio.gather(*self._tasks, return_exceptions=True):
             assert isinstance(result, asyncio.CancelledError), result
         self._feed, self._busy = asyncio.Queue(), False
@@ -321,13 +331,14 @@ class World:
         now, trouble = self.clock.monotonic(), self.trouble
         for number in risky:
             promise = self.promised.get(number)
-            excused = trouble or volatile[number] or number in self.redelivered
+            excused = trouble or (volatile[number] and power) or number in self.redelivered
             if promise is not None and not (excused or promise.unsafe):
                 self._check_age(number, promise, now, power)
             self.may_be_lost.add(number)
         if trouble:
             self.may_be_twice |= self._sent_and_unsafe()
-        self.may_be_lost |= self._taken_for_a_copy()
+        self._note_gaps(ring, power)
+        self.may_be_lost |= self._taken_for_a_copy(ring, power)
 
     def _check_age(self, number: int, promise: Promise, now: float, power: bool) -> None:
         violations = self.witness.violations
@@ -350,9 +361,25 @@ class World:
             for held in stream.fresh.values():
                 old = held.record.kind is RecordKind.GAP
                 found |= {n: old for n in self._named_by(held.record) if not (old and n in found)}
-                gap = gap_body(held.record.body) if held.record.kind is RecordKind.GAP else None
-                self.gaps_may_be_lost += gap is not None and gap.reason is GapReason.OVERSIZE
         return found
+
+    def _note_gaps(self, ring: bytearray | None, power: bool) -> None:
+        """As for rows."""
+        held_by_ring = {(each.record.stream, each.record.seq) for each in self._flown(ring)}
+        now = self.clock.monotonic()
+        for stream in self.buffer._shelf.streams.values():
+            on_disk = self.platter.streams.get(stream.name)
+            for seq, held in stream.fresh.items():
+                gap = gap_body(held.record.body) if held.record.kind is RecordKind.GAP else None
+                if gap is None or gap.reason is not GapReason.OVERSIZE or (stream.name, seq) in held_by_ring:
+                    continue
+                if on_disk is not None and seq in on_disk.rows:
+                    continue
+                self.gaps_may_be_lost.add((stream.name, seq))
+                waits_s = 0.0 if held.record.lane is Lane.ALARM else self.settings.commit_after
+                late = now - max(held.born_s, self.started_s) > waits_s + self.thread.busy_s(now) + 0.01
+                if not self.trouble and (not power or late):
+                    self.witness.violations.append(f"gap {seq} of {stream.name} dies with the process")
 
     def _named_by(self, record: Record) -> list[int]:
         """The rows that go where this record goes: for a gap, those whose loss it reports."""
@@ -374,25 +401,36 @@ class World:
 
     def _in_ring(self, memory: bytearray) -> set[int]:
         """What the next process will find there."""
-        result = rings.recover(bytearray(memory))
-        if result is None:
-            return set()
-        recovered = sort_out(result[1], {})
-        found = {n for _, flown in recovered.records for each in flown for n in self._named_by(each.record)}
-        return found | {int(str(row.values[1])) for loose in recovered.loose for row in loose.rows}
+        found = {n for each in self._flown(memory) for n in self._named_by(each.record)}
+        recovered = self._recovered(memory)
+        loose = recovered.loose if recovered is not None else ()
+        return found | {int(str(row.values[1])) for each in loose for row in each.rows}
 
-    def _taken_for_a_copy(self) -> set[int]:
-        """A copy of this process, alive beside it, has used its identities, which this process alone can know: the
-        next one takes the mark for an ack. So a crash takes what has not been given others by then."""
-        witness = self.witness
-        return {
-            number
-            for stream in witness.distrusted & self.buffer._shelf.streams.keys()
-            if self.buffer._shelf.streams[stream].waiting
-            for seq in witness.made.get(stream, {})
-            if seq > witness.acked.get(stream, 0)
-            for number in self._rows_of(stream, seq)
-        }
+    def _recovered(self, memory: bytearray | None) -> Recovered | None:
+        result = rings.recover(bytearray(memory)) if memory is not None else None
+        return sort_out(result[1], {}) if result is not None else None
+
+    def _flown(self, memory: bytearray | None) -> list[Flown]:
+        recovered = self._recovered(memory)
+        return [each for _, flown in recovered.records for each in flown] if recovered is not None else []
+
+    def _taken_for_a_copy(self, memory: bytearray | None, power: bool) -> set[int]:
+        """A copy of this process, alive beside it, has used its identities: where the ring cannot tell the next, and
+        there was no time to give others to what is un-acked, that takes the mark for an ack."""
+        witness, now, found = self.witness, self.clock.monotonic(), set()
+        recovered = self._recovered(memory)
+        told = {name for _, name, _ in recovered.distrusted} if recovered is not None else set()
+        for name in self.buffer._shelf.distrusted.keys() - told:
+            stream = self.buffer._shelf.streams.get(name)
+            if stream is None or not stream.waiting:
+                continue
+            self.seen["a copy's stream could not be given away in time"] += 1
+            late = now - max(witness.distrusted[name], self.started_s) > self.thread.busy_s(now) + 0.01
+            if late and not self.disk_failed and not self.platter.broken:
+                witness.violations.append(f"{name} was not given away in time")
+            numbered = witness.made.get(name, {})
+            found |= {n for seq in numbered if seq > stream.mark for n in self._rows_of(name, seq)}
+        return found
 
     def _sent_and_unsafe(self) -> set[int]:
         """The disk fails and the ring is full: these may be sent all the same, and a crash takes their identity."""
@@ -400,7 +438,7 @@ class World:
             number
             for stream in self.buffer._shelf.streams.values()
             for held in stream.fresh.values()
-            if held.flight is None and held.record.kind is RecordKind.BATCH
+            if held.flight is None and held.record.kind is RecordKind.BATCH and held.record.seq <= stream.sent
             for number in numbers(held.record.body)
         }
 
@@ -430,7 +468,7 @@ class World:
         free = [packet_id for packet_id in range(1, PACKETS + 1) if packet_id not in self.messages]
         if free:
             first, self.number = self.number + 1, self.number + count
-            origin = Origin(b"broker01", free[0], first.to_bytes(16, "big"))
+            origin = Origin(SESSION, free[0], first.to_bytes(16, "big"))
             message = self.messages[free[0]] = Message(origin, tuple(range(first, self.number + 1)))
             self._hand_over(message)
 
@@ -458,10 +496,13 @@ class World:
 
     def forget_settled(self) -> None:
         """A PINGRESP came: the broker cannot send these again."""
-        for packet_id, message in list(self.messages.items()):
-            if self.settled.issuperset(message.rows):
-                del self.messages[packet_id]
-                self.buffer.ledger.forget([message.origin])
+        ledger = self.buffer.ledger
+        gone = [packet_id for packet_id, message in self.messages.items() if self.settled.issuperset(message.rows)]
+        proved = [self.messages.pop(packet_id).origin for packet_id in gone]
+        if ledger.whole(SESSION):
+            ledger.forget(proved)
+        else:
+            ledger.keep_only(SESSION, [message.origin for message in self.messages.values()])
 
     async def _feeder(self) -> None:
         while True:
@@ -497,7 +538,10 @@ class World:
 
     def rot(self) -> None:
         if not self.plan.real_store:
-            self.rotten |= self.platter.rot(self.dice)
+            hit = self.platter.rot(self.dice)
+            if hit is not None:
+                self.rotten = True
+                self.damaged.add(hit)
 
     def damage(self) -> None:
         if not self.plan.real_store:
@@ -513,8 +557,9 @@ class World:
         for each in {id(s): s for s in self.sites.values() if s.storage is storage}.values():
             await each.crash()
 
-    async def clone(self) -> None:
-        """Another copy of this process wrote to the sink, under identities that this one has not used yet."""
+    async def clone(self, dies: str | None) -> None:
+        """Another copy of this process wrote to the sink, under identities that this one has not used yet; and this one
+        may die as soon as it knows."""
         if len(self.stores) > 1 or self.stores[0].folder is not None:
             return
         [storage] = self.stores
@@ -528,15 +573,16 @@ class World:
         self.may_be_twice.update(n for seq in unacked for n in self._rows_of(stream, seq))
         records = storage.streams.setdefault(stream, [])
         records.append(Stored(mark + 1, max(mark, sent) + 2, None, b"", None, ""))
-        before = self.seen["distrust"]
+        self.witness.found_out.clear()
         for name, site in self.sites.items():
             self.path(name, "open")
             site.start()
             storage.failing = False
-        for _ in range(400):
-            await asyncio.sleep(1)
-            if self.seen["distrust"] > before:
-                return
+        async with asyncio.timeout(400):
+            await self.witness.found_out.wait()
+        if dies is not None:
+            await asyncio.sleep(self.dice.uniform(0, 3 * self.disk_s))
+            await self.crash(power=dies == "power")
 
     def _rows_of(self, stream: str, seq: int) -> list[int]:
         made = self.witness.made.get(stream, {}).get(seq)
@@ -606,6 +652,10 @@ class World:
         if active is None or self.buffer.waiting()[0] or self.buffer._committer.problem or not active.session.active:
             return False
         return not active.session.in_flight[0] and active.session.want() is None
+
+
+async def _nothing(_: str) -> None:
+    """The dead try nothing again."""
 
 
 class _UtcClock:

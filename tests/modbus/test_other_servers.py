@@ -1,25 +1,35 @@
-"""The connector against servers that others wrote: libmodbus and pymodbus, over TCP and a pseudo-terminal."""
+"""The connector against servers that others wrote, over TCP and a pseudo-terminal: libmodbus, pymodbus, modbus-serial.
+
+Random images of registers are written to each and read back as every type in every byte order. What a value should be
+others say: pymodbus's own conversion, JavaScript's buffers in the modbus-serial server, and mbpoll, which is built on
+libmodbus, as a second client of the same server.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gateway.demo.world import free_port
 from gateway.errors import CommandError
 from gateway.model import Status, Write
 
 from .bench import Bench, device, rtu
+from .images import Images
 from .pair import PtyPair
 
+HERE = Path(__file__).parent
 POINTS = [
     {"name": "h", "address": 100, "type": "uint32", "write": {}},
     {"name": "i", "address": 200, "register": "input"},
@@ -30,15 +40,33 @@ POINTS = [
 ]
 
 
+Ask = Callable[[], str]
+
+
 @contextmanager
-def running(command: Sequence[str]) -> Iterator[str]:
+def running(command: Sequence[str], env: Mapping[str, str] | None = None) -> Iterator[str]:
     """A server and the line that it prints when it is ready."""
-    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    try:
-        assert server.stdout is not None
-        line = server.stdout.readline().strip()
-        assert line, "the server did not start"
+    with process(command, env) as (_, line):
         yield line
+
+
+@contextmanager
+def process(command: Sequence[str], env: Mapping[str, str] | None = None) -> Iterator[tuple[Ask, str]]:
+    """Asks a server on its input, too: one line there, one line back."""
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+    assert server.stdin is not None
+    assert server.stdout is not None
+    into, out = server.stdin, server.stdout
+
+    def ask() -> str:
+        into.write("\n")
+        into.flush()
+        return out.readline()
+
+    try:
+        line = out.readline().strip()
+        assert line, "the server did not start"
+        yield ask, line
     finally:
         server.kill()
         server.communicate()
@@ -49,7 +77,7 @@ def libmodbus(tmp_path_factory: pytest.TempPathFactory) -> str:
     if shutil.which("gcc") is None:
         pytest.skip("no gcc to build the libmodbus server with")
     program = tmp_path_factory.mktemp("libmodbus") / "server"
-    source = Path(__file__).with_name("libmodbus_server.c")
+    source = HERE / "libmodbus_server.c"
     built = subprocess.run(
         ["gcc", "-Wall", "-o", program, source, "-I/usr/include/modbus", "-lmodbus"],
         capture_output=True,
@@ -85,6 +113,17 @@ def poll_and_write(bus: Mapping[str, Any], unit: int) -> None:
     asyncio.run(scenario())
 
 
+@pytest.fixture(scope="session")
+def modbus_serial() -> Mapping[str, str]:
+    """The environment in which Node finds the package."""
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        pytest.skip("no Node.js to run modbus-serial on")
+    root = subprocess.run(["npm", "root", "--global"], capture_output=True, text=True, check=True).stdout.strip()
+    if not Path(root, "modbus-serial").is_dir():
+        pytest.skip("modbus-serial is not installed (npm install --global --omit=optional modbus-serial)")
+    return {**os.environ, "NODE_PATH": root}
+
+
 def test_libmodbus_over_tcp(libmodbus: str) -> None:
     with running([libmodbus, "tcp"]) as port:
         poll_and_write({"kind": "modbus-tcp", "host": "127.0.0.1", "tcp_port": int(port), "timeout": 2}, 1)
@@ -96,18 +135,23 @@ def test_libmodbus_over_a_serial_line(libmodbus: str, tmp_path: Path) -> None:
 
 
 def test_pymodbus_over_tcp() -> None:
-    with running([sys.executable, str(Path(__file__).with_name("pymodbus_server.py")), "tcp"]) as port:
+    with running([sys.executable, str(HERE / "pymodbus_server.py"), "tcp"]) as port:
         poll_and_write({"kind": "modbus-tcp", "host": "127.0.0.1", "tcp_port": int(port), "timeout": 2}, 1)
 
 
 def test_pymodbus_with_rtu_frames_over_tcp() -> None:
-    with running([sys.executable, str(Path(__file__).with_name("pymodbus_server.py")), "rtu-over-tcp"]) as port:
+    with running([sys.executable, str(HERE / "pymodbus_server.py"), "rtu-over-tcp"]) as port:
         bus = {"kind": "modbus-rtu-over-tcp", "host": "127.0.0.1", "tcp_port": int(port), "timeout": 2}
         poll_and_write(bus | {"late_window": 0.05}, 1)
 
 
+def test_modbus_serial_over_tcp(modbus_serial: Mapping[str, str]) -> None:
+    with running(["node", str(HERE / "modbus_serial_server.js"), str(free_port())], modbus_serial) as port:
+        poll_and_write({"kind": "modbus-tcp", "host": "127.0.0.1", "tcp_port": int(port), "timeout": 2}, 1)
+
+
 def test_pymodbus_over_a_serial_line(tmp_path: Path) -> None:
-    server = str(Path(__file__).with_name("pymodbus_server.py"))
+    server = str(HERE / "pymodbus_server.py")
     with PtyPair(tmp_path) as pair, running([sys.executable, server, "rtu", str(pair.there)]):
         poll_and_write(rtu(pair.here, timeout=2), 1)
 
@@ -203,3 +247,28 @@ def test_a_stranger_on_the_connection_and_answers_out_of_order_are_passed_over()
         front.close()
 
     asyncio.run(scenario())
+
+
+IMAGES = [4, pytest.param(400, marks=[pytest.mark.long, pytest.mark.timeout(1800)])]
+"""Layouts of points, of 25 images each."""
+
+
+@pytest.mark.parametrize("layouts", IMAGES)
+def test_libmodbus_and_mbpoll_agree_about_every_type_in_every_order(libmodbus: str, layouts: int) -> None:
+    with process([libmodbus, "tcp"]) as (_, port):
+        Images(int(port), seed=1).compare(layouts)
+
+
+@pytest.mark.parametrize("layouts", IMAGES)
+def test_pymodbus_and_mbpoll_agree_about_every_type_in_every_order(layouts: int) -> None:
+    with process([sys.executable, str(HERE / "pymodbus_server.py"), "tcp"]) as (_, port):
+        Images(int(port), seed=2).compare(layouts)
+
+
+@pytest.mark.parametrize("layouts", IMAGES)
+def test_modbus_serial_and_mbpoll_agree_about_every_type_in_every_order(
+    modbus_serial: Mapping[str, str], layouts: int
+) -> None:
+    command = ["node", str(HERE / "modbus_serial_server.js"), str(free_port())]
+    with process(command, modbus_serial) as (ask, port):
+        Images(int(port), seed=3, said=lambda: json.loads(ask())).compare(layouts)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import itertools
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gateway.cli import EXIT_FAILED, EXIT_INTERRUPTED
 from gateway.cli.arguments import between, count, positive
+from gateway.cli.modbus import target
 from gateway.cli.terminal import errors, printable
 from gateway.errors import LinkError
 from gateway.settings import toml as quoted
@@ -25,12 +25,8 @@ from gateway.settings import toml as quoted
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from gateway.connectors.modbus.scan import Parity
-
 _ENDS_WITHIN_S = 2.0
 """Between Ctrl-C and the end of a scan that cannot be told in a nicer way."""
-_ALL_ALIKE = 8
-"""So many units that all answer are one device that does not look at the unit id."""
 
 Show = Callable[[float, str], None]
 """`show(share, what)`: how far the scan is, 0 to 1, and what it sees."""
@@ -73,14 +69,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ble.add_argument("--adapter", default="", metavar="hciN", help="[the first that is powered]")
 
     modbus = kind("modbus", "Modbus units behind a serial port or a host", _modbus)
-    where = modbus.add_mutually_exclusive_group(required=True)
-    where.add_argument("--port", metavar="PORT", help="serial port: /dev/serial/by-id/… (see `gateway scan serial`)")
-    where.add_argument("--host", metavar="HOST", help="name or address of a Modbus TCP device or gateway")
-    modbus.add_argument("--tcp-port", type=between(1, 65_535), default=502, metavar="N", help="[%(default)s]")
+    modbus.add_argument(
+        "target", type=target, metavar="PORT|HOST[:PORT]|NETWORK", help="/dev/ttyUSB0, 192.168.1.50, 192.168.1.0/24"
+    )
     modbus.add_argument("--baud", type=between(50, 4_000_000), nargs="+", metavar="N", help="[the usual ones, in turn]")
     modbus.add_argument("--parity", choices=["N", "E", "O"], nargs="+", help="[N and E with the usual rates, else all]")
-    modbus.add_argument("--units", type=_units, default=range(1, 248), metavar="LIST", help="1,5,10-20 [1-247]")
-    modbus.add_argument("--timeout", type=positive, metavar="S", help="wait for each answer [0.1, with --host 0.5]")
+    modbus.add_argument("--stop", type=int, choices=[1, 2], default=1, help="stop bits [%(default)s]")
+    modbus.add_argument("--units", type=_units, metavar="LIST", help="1,5,10-20 [1-247, the likely ones first]")
+    modbus.add_argument("--timeout", type=positive, metavar="S", help="wait for each answer [0.1, for a host 0.5]")
 
     serial = kind("serial", "serial ports of this machine; with --listen what talks on one", _serial)
     serial.add_argument("--listen", metavar="PORT", help="try one baud rate after the other and show what makes sense")
@@ -204,58 +200,9 @@ def _ble(arguments: argparse.Namespace) -> Scan:
 
 
 def _modbus(arguments: argparse.Namespace) -> Scan:
-    from gateway.clock import SystemClock
-    from gateway.connectors.modbus import scan as modbus
-    from gateway.connectors.modbus.config import AnyBus
+    from gateway.cli.scan_modbus import scan
 
-    units: Sequence[int] = arguments.units
-    candidates: Sequence[AnyBus]
-    if arguments.port:
-        settings = _settings(arguments, modbus.SETTINGS)
-        candidates = modbus.port_candidates(_lasting(arguments.port), settings, arguments.timeout or modbus.TIMEOUT_S)
-    elif arguments.baud or arguments.parity:
-        arguments.wrong("--baud and --parity go with --port")
-    else:
-        candidates = modbus.host_candidates(arguments.host, arguments.tcp_port, arguments.timeout or 0.5)
-
-    async def run(show: Show, stop: asyncio.Event) -> Found:
-        def progress(now: modbus.Progress) -> None:
-            show(now.done / now.total, f"{now.what}, {now.findings} found")
-
-        findings = await modbus.scan(candidates, SystemClock(), progress, units=units, stop=stop)
-        rows = [(str(each.unit), modbus.named(each.bus), each.answer) for each in findings]
-        remarks: tuple[str, ...] = ()
-        if arguments.host and len(findings) == len(units) >= _ALL_ALIKE:
-            findings, rows = findings[:1], rows[:1]
-            remarks = (f"All {len(units)} units answer: this is one device that does not look at the unit id.",)
-        return Found(("unit", "at", "answer"), rows, modbus.paste(findings), remarks)
-
-    tries = f" at {count(len(candidates), 'setting')}" if arguments.port else ""
-    longest = max(1.0, modbus.longest_s(candidates, units))
-    span = f"{longest / 60:.0f} min" if longest >= 120 else f"{longest:.0f} s"
-    wire = (
-        "No unit answered. Are A and B swapped (names differ between makers: just try)? Is the device powered, the bus"
-        " terminated at both ends, the ground connected? Does another master ask on this bus?",
-        "Menus of devices name baud rate, parity and unit: --baud, --parity, --units. For slow ones: --timeout 1",
-    )
-    network = (
-        "No unit answered, though the connection was accepted. Is Modbus TCP switched on in the device? Some answer"
-        " one connection only: is another master connected? Try --units 0-255; --tcp-port if it is not 502.",
-    )
-    return Scan(
-        f"asking {count(len(units), 'unit')}{tries} for one register, {span} at most; Ctrl-C ends it early",
-        run,
-        wire if arguments.port else network,
-    )
-
-
-def _settings(arguments: argparse.Namespace, usual: Sequence[tuple[int, Parity]]) -> list[tuple[int, Parity]]:
-    """Baud rate and parity of every try."""
-    if arguments.baud:
-        return list(itertools.product(arguments.baud, arguments.parity or ("N", "E", "O")))
-    if arguments.parity:
-        return list(itertools.product(dict.fromkeys(baud for baud, _ in usual), arguments.parity))
-    return list(usual)
+    return scan(arguments)
 
 
 def _serial(arguments: argparse.Namespace) -> Scan:
@@ -263,17 +210,17 @@ def _serial(arguments: argparse.Namespace) -> Scan:
 
 
 def _ports() -> Scan:
-    from gateway.connectors.modbus import scan as modbus
+    from gateway.connectors.ports import serial_ports
 
     async def run(_show: Show, _stop: asyncio.Event) -> Found:
-        ports = await asyncio.to_thread(modbus.serial_ports)
-        rows = [(port.device, port.description, port.best, port.note) for port in ports]
+        ports = await asyncio.to_thread(serial_ports)
+        rows = [(port.device, port.description, port.best, port.holder, "; ".join(port.notes)) for port in ports]
         toml = "".join(f"# port = {quoted(port.best)}  {printable(port.description)}".rstrip() + "\n" for port in ports)
         nexts = (
             "What talks there?   gateway scan serial --listen PORT",
-            "What can be asked?  gateway scan modbus --port PORT",
+            "What can be asked?  gateway scan modbus PORT",
         )
-        return Found(("port", "what", "for the configuration", ""), rows, toml, nexts if ports else ())
+        return Found(("port", "what", "for the configuration", "held by", ""), rows, toml, nexts if ports else ())
 
     return Scan(
         "serial ports of this machine:",
@@ -294,7 +241,7 @@ def _listen(arguments: argparse.Namespace) -> Scan:
         def progress(setting: serial.Setting) -> None:
             show(settings.index(setting) / len(settings), f"{setting.baud_rate} baud")
 
-        heard = await serial.listen(_lasting(arguments.listen), settings, arguments.seconds, progress, stop)
+        heard = await serial.listen(lasting(arguments.listen), settings, arguments.seconds, progress, stop)
         rows = [
             (f"{each.setting.baud_rate}", each.guess.format, each.guess.lines[-1] if each.guess.lines else "")
             for each in heard
@@ -311,7 +258,7 @@ def _listen(arguments: argparse.Namespace) -> Scan:
         (
             "Nothing that can be read. Does the device speak of its own accord, now? Are TX and RX crossed, the ground"
             " connected? Is it RS-232 on a TTL adapter, or the other way round?",
-            "A device that only answers when asked is silent here: if it speaks Modbus, `gateway scan modbus --port`.",
+            "A device that only answers when asked is silent here: if it speaks Modbus, `gateway scan modbus PORT`.",
         ),
     )
 
@@ -366,8 +313,8 @@ def _mqtt(arguments: argparse.Namespace) -> Scan:
     )
 
 
-def _lasting(port: str) -> str:
+def lasting(port: str) -> str:
     """A name of this port that survives replugging, where it has one and none was given."""
-    from gateway.connectors.modbus.scan import serial_ports
+    from gateway.connectors.ports import serial_ports
 
     return next((found.best for found in serial_ports() if found.device == port), port)

@@ -183,7 +183,7 @@ async def serve(device: Shuffled) -> None:
 
     async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            while head := await reader.readexactly(7):
+            while (head := await reader.readexactly(7))[2:4] == b"\0\0" and head[4:6] >= b"\0\3":
                 pdu = await reader.readexactly(int.from_bytes(head[4:6], "big") - 1)
                 if head[6] == device.unit:
                     said = answered(device.registers(time.monotonic() - began), device.table, pdu)
@@ -191,6 +191,8 @@ async def serve(device: Shuffled) -> None:
                     said = bytes([pdu[0] | 0x80, 11])
                 writer.write(head[:4] + (1 + len(said)).to_bytes(2, "big") + head[6:7] + said)
         except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
             writer.close()
 
     server = await asyncio.start_server(client, "127.0.0.1", 0)

@@ -42,6 +42,8 @@ class Slave:
         """Codes given instead of an answer, used up in order."""
         self.registers: dict[tuple[int, int], int] = {}
         self.coils: dict[tuple[int, int], bool] = {}
+        self.identities: dict[tuple[int, int], bytes] = {}
+        """What a unit says to function 17 or 43, as a PDU; else it does not know the function."""
         self.requests: list[tuple[float, bytes]] = []
         self._unplugged = True
         self.plug()
@@ -85,8 +87,10 @@ class Slave:
                 return
             now = time.monotonic()
             buffer += os.read(self.master, 4096)
-            while len(buffer) >= 8:
-                size = 9 + buffer[6] if buffer[1] in (15, 16) else 8
+            while len(buffer) >= 4:
+                size = {17: 4, 43: 7}.get(buffer[1], 8)
+                if buffer[1] in (15, 16):
+                    size = 9 + buffer[6] if len(buffer) > 6 else 9
                 if len(buffer) < size:
                     break
                 frame, buffer = buffer[:size], buffer[size:]
@@ -129,9 +133,11 @@ class Slave:
                 time.sleep(self.split.random() * 0.003)
 
     def _pdu(self, unit: int, pdu: bytes) -> bytes | None:
-        fc, address, number = struct.unpack(">BHH", pdu[:5])
         if self.exceptions:
-            return bytes([fc | 0x80, self.exceptions.pop(0)])
+            return bytes([pdu[0] | 0x80, self.exceptions.pop(0)])
+        if pdu[0] in (17, 43):
+            return self.identities.get((unit, pdu[0]), bytes([pdu[0] | 0x80, 1]))
+        fc, address, number = struct.unpack(">BHH", pdu[:5])
         if fc in (3, 4):
             if fc == 3 and self.holes & set(range(address, address + number)):
                 return bytes([fc | 0x80, 2])

@@ -44,6 +44,8 @@ MARKED = 0.5
 SURE = 0.95
 _TEXT_MIN = 2
 """Registers of a text; fewer are an accident."""
+_GROWS = 5
+"""So many looks at a counter that only grows are no accident: of those that only move, one in 60 does."""
 _ZEROS = 2
 """Two of three phases are often idle; more zeros in a row are as likely to be unused."""
 _NEVER = -1e9
@@ -124,11 +126,11 @@ def explain(mark: Mark) -> str:
     if found is not None:
         scale, quantity = found
         said.append(
-            quantity.name if scale == 1 else f"× {scale:g} = {float(f'{numbers[-1] * scale:.6g}'):g}, {quantity.name}"
+            (f"× {scale:g} = {float(f'{numbers[-1] * scale:.6g}'):g}: " if scale != 1 else "") + f"{quantity.name}?"
         )
     if len(set(numbers)) > 1:
         rises = all(later >= earlier for earlier, later in pairwise(numbers))
-        said.append("only grows" if rises and len(numbers) > 2 else "moves")
+        said.append("only grows" if rises and len(numbers) >= _GROWS else "moves")
     return ", ".join(said)
 
 

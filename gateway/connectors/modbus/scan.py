@@ -1,150 +1,224 @@
-"""Finds what is on a bus: serial ports of this machine, Modbus units behind a port or a host.
+"""Finds what is on a bus: Modbus units behind a port, a host, or the hosts of a network.
 
 Read-only: a unit is asked for one register, and whatever it says in a valid frame, a refusal included, means that it is
-there. Findings come out as TOML that can be pasted into the configuration.
+there. Then it is asked who it is, in every way that there is (functions 43/14 and 17, SunSpec), and told as TOML that
+can be pasted into the configuration.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Literal, NamedTuple
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import NamedTuple
 
-from serial.tools import list_ports
+import msgspec
 
 from gateway.clock import Clock
-from gateway.connectors.modbus.config import AnyBus, RtuBus, TcpBus, character_s, gap_s
+from gateway.connectors.modbus.candidates import NETWORK, Step, host_steps, longest_s, named
+from gateway.connectors.modbus.client import Reply
+from gateway.connectors.modbus.config import AnyBus, TcpBus
+from gateway.connectors.modbus.findings import INPUT, Finding
+from gateway.connectors.modbus.identity import identify, server_id, text
 from gateway.connectors.modbus.link import Line
 from gateway.connectors.modbus.request import GATEWAY, Function, Request
+from gateway.connectors.modbus.sunspec import Found as SunSpec
+from gateway.connectors.modbus.sunspec import walk
+from gateway.connectors.modbus.sweep import Bite
 from gateway.connectors.modbus.values import reason_of
+from gateway.connectors.tap import Event, Tap, What
 from gateway.errors import LinkError
-from gateway.settings import toml
 
-Parity = Literal["N", "E", "O"]
-
-SETTINGS: tuple[tuple[int, Parity], ...] = (
-    (9600, "N"),
-    (19200, "E"),  # what the standard asks for
-    (9600, "E"),
-    (19200, "N"),
-    (38400, "N"),
-    (115200, "N"),
-    (4800, "N"),
-    (2400, "N"),
-    (57600, "N"),
-)
-"""Baud rates and parities, the most common first."""
-UNITS = tuple(range(1, 248))
-TIMEOUT_S = 0.1
-
-
-class Finding(NamedTuple):
-    """A unit that answered."""
-
-    bus: AnyBus
-    unit: int
-    answer: str
+HOSTS_AT_ONCE = 32
+_CONNECT_S = 1.5
+"""For a host of a network; one retransmission of a SYN fits in."""
+_PATIENT_S = 0.5
+"""For who is known to be there."""
+_IDENTIFIED = 32
+"""Units that are asked who they are."""
 
 
 class Progress(NamedTuple):
     """How far a scan is."""
 
-    done: int
-    total: int
+    share: float
     what: str
     findings: int
 
 
-class PortFound(NamedTuple):
-    """A serial port of this machine."""
+class Result(NamedTuple):
+    """What a scan ends with."""
 
-    device: str
-    description: str
-    by_id: str
-    by_path: str
-    note: str
+    findings: list[Finding]
+    remarks: tuple[str, ...] = ()
+
+
+class _Ear(Tap):
+    """Hears whether anything came that was not what was sent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sent = b""
+        self._heard = b""
+
+    def __bool__(self) -> bool:
+        return True
+
+    def show(self, event: Event) -> None:
+        if event.what is What.SENT:
+            self._sent, self._heard = event.data, b""
+        elif event.what is What.RECEIVED:
+            self._heard += event.data
 
     @property
-    def best(self) -> str:
-        """The path to put into the configuration."""
-        return (self.by_path if self.note else self.by_id) or self.by_path or self.device
+    def noise(self) -> bool:
+        return self._heard.replace(self._sent, b"") != b""
 
 
-def port_candidates(
-    port: str, settings: Sequence[tuple[int, Parity]] = SETTINGS, timeout_s: float = TIMEOUT_S
-) -> list[RtuBus]:
-    """One bus for each setting to try on a port."""
-    return [
-        RtuBus(
-            name="rs485",
-            kind="modbus-rtu",
-            port=port,
-            baud_rate=baud_rate,
-            parity=parity,
-            timeout=timeout_s,
-            late_window=timeout_s,
-        )
-        for baud_rate, parity in settings
-    ]
+class Scan:
+    """One scan; what was found so far is in `findings`."""
+
+    def __init__(
+        self, steps: Sequence[Step], clock: Clock, progress: Callable[[Progress], None], stop: asyncio.Event
+    ) -> None:
+        self._steps = list(steps)
+        self._clock = clock
+        self._progress = progress
+        self._stop = stop
+        self._total_s = longest_s(steps)
+        self._done_s = 0.0
+        self._noise: Counter[str] = Counter()
+        self.findings: list[Finding] = []
+        self._alike = False
+
+    async def run(self) -> Result:
+        """Until everything was asked, something was found, or `stop` is set. Cancelling is safe; the port is closed.
+
+        Raises:
+            LinkError: the port or host cannot be opened.
+        """
+        for number, step in enumerate(self._steps):
+            if self._stop.is_set() or self._alike:
+                break
+            if not self.findings or step.bus == self.findings[0].bus:
+                await self._take(step)
+                self._look_alike(step)
+            self._done_s = longest_s(self._steps[: number + 1])
+        await self._identify()
+        self._progress(Progress(1.0, "done", len(self.findings)))
+        return Result(self.findings, tuple(self._remarks()))
+
+    async def _take(self, step: Step) -> None:
+        ear = _Ear()
+        line = await opened(step.bus, self._clock, ear)
+        try:
+            for count, unit in enumerate(step.units):
+                if self._stop.is_set():
+                    return
+                done_s = self._done_s + step.longest_s * count / len(step.units)
+                what = f"{named(step.bus)}, unit {unit}"
+                self._progress(Progress(done_s / self._total_s, what, len(self.findings)))
+                if line.lost:  # some gateways hang up on a unit that they do not know
+                    line.close()
+                    line = await opened(step.bus, self._clock, ear)
+                answer = await _answer(line, unit)
+                if answer:
+                    self.findings.append(Finding(step.bus, unit, answer))
+                elif not self._late(step.bus, line) and ear.noise:
+                    self._noise[named(step.bus)] += 1
+        finally:
+            line.close()
+
+    def _late(self, bus: AnyBus, line: Line) -> bool:
+        """Units whose answer came after their time, while another was asked."""
+        known = {finding.unit for finding in self.findings}
+        late = [unit for unit in line.client.late_discarded if unit not in known]
+        said = f"answers later than {1000 * bus.timeout:.0f} ms"
+        self.findings += (Finding(bus, unit, said) for unit in late)
+        return bool(late)
+
+    def _look_alike(self, step: Step) -> None:
+        """A device that does not look at the unit id answers to all, to those too that nobody would set."""
+        if isinstance(step.bus, TcpBus) and len(self.findings) == len(step.units) >= 8:
+            self._alike = True
+            del self.findings[1:]
+
+    async def _identify(self) -> None:
+        if not self.findings or self._stop.is_set():
+            return
+        bus = self.findings[0].bus
+        patient = msgspec.structs.replace(bus, timeout=max(bus.timeout, _PATIENT_S), late_window=_PATIENT_S)
+        line = await opened(patient, self._clock)
+        try:
+            for number, finding in enumerate(self.findings[:_IDENTIFIED]):
+                self._progress(Progress(1.0, f"who is unit {finding.unit}?", len(self.findings)))
+                if self._stop.is_set() or line.lost:
+                    return
+                identity, sunspec = await _asked_who(line, finding.unit)
+                self.findings[number] = finding._replace(identity=identity, sunspec=sunspec)
+        finally:
+            line.close()
+
+    def _remarks(self) -> Iterable[str]:
+        if self._alike:
+            yield f"Every unit id is answered: {named(self.findings[0].bus)} is one device that does not look at it."
+        if self._noise and not self.findings:
+            settings = ", ".join(each for each, _ in self._noise.most_common(3))
+            yield f"Something came that is no Modbus (at {settings}): another baud rate or parity, or another protocol."
 
 
-def host_candidates(host: str, tcp_port: int = 502, timeout_s: float = 0.5) -> list[TcpBus]:
-    """The one bus to try on a host."""
-    return [TcpBus(name="modbus", kind="modbus-tcp", host=host, tcp_port=tcp_port, timeout=timeout_s)]
+async def scan_network(
+    hosts: Sequence[str], tcp_port: int, clock: Clock, progress: Callable[[Progress], None], stop: asyncio.Event
+) -> Result:
+    """Asks each host for a few units, some hosts at a time. Cancelling is safe."""
+    findings: list[Finding] = []
+    refusing: list[str] = []
+    done = 0
+    turns = asyncio.Semaphore(HOSTS_AT_ONCE)
+
+    async def ask(host: str) -> None:
+        nonlocal done
+        async with turns:
+            if not stop.is_set():
+                bus = host_steps(host, tcp_port)[0].bus
+                try:
+                    found = await _first(bus, clock)
+                    findings.extend(found)
+                    refusing.extend([] if found else [host])
+                except (LinkError, TimeoutError):
+                    pass  # nothing listens there
+        done += 1
+        progress(Progress(done / len(hosts), host, len(findings)))
+
+    async with asyncio.TaskGroup() as tasks:
+        for host in hosts:
+            tasks.create_task(ask(host), name=f"scan {host}")
+    findings.sort(key=lambda finding: hosts.index(finding.bus.host) if isinstance(finding.bus, TcpBus) else 0)
+    remarks = [f"{host} takes the connection, and no unit answers: gateway scan modbus {host}" for host in refusing]
+    return Result(findings, tuple(remarks))
 
 
-def longest_s(candidates: Sequence[AnyBus], units: Sequence[int] = UNITS) -> float:
-    """How long a scan that finds nobody takes, about: 8 characters asked, 5 in the shortest answer."""
-    return sum(len(units) * (bus.timeout + gap_s(bus) + 13 * character_s(bus)) for bus in candidates)
+async def _first(bus: AnyBus, clock: Clock) -> list[Finding]:
+    async with asyncio.timeout(_CONNECT_S):
+        line = await opened(bus, clock)
+    try:
+        for unit in NETWORK:
+            answer = await _answer(line, unit)
+            if answer:
+                identity, sunspec = await _asked_who(line, unit)
+                return [Finding(bus, unit, answer, identity, sunspec)]
+    finally:
+        line.close()
+    return []
 
 
-async def scan(
-    candidates: Sequence[AnyBus],
-    clock: Clock,
-    progress: Callable[[Progress], None],
-    *,
-    units: Sequence[int] = UNITS,
-    function: Literal[Function.READ_HOLDING_REGISTERS, Function.READ_INPUT_REGISTERS] = Function.READ_HOLDING_REGISTERS,
-    address: int = 0,
-    every_setting: bool = False,
-    stop: asyncio.Event | None = None,
-) -> list[Finding]:
-    """Asks every unit under every setting; ends with the first setting that found any, unless `every_setting`.
-
-    When `stop` is set it returns what was found until then.
-
-    Cancelling is safe; the port is closed then.
+async def opened(bus: AnyBus, clock: Clock, tap: Tap | None = None) -> Line:
+    """An open line.
 
     Raises:
         LinkError: the port or host cannot be opened.
     """
-    findings: list[Finding] = []
-    total = len(candidates) * len(units)
-    for number, bus in enumerate(candidates):
-        line = await _opened(bus, clock)
-        try:
-            for count, unit in enumerate(units):
-                if stop and stop.is_set():
-                    return findings
-                progress(Progress(number * len(units) + count, total, f"{named(bus)}, unit {unit}", len(findings)))
-                if line.lost:  # some gateways hang up on a unit that they do not know
-                    line.close()
-                    line = await _opened(bus, clock)
-                answer = await _answer(line, Request(unit, function, address))
-                if answer:
-                    findings.append(Finding(bus, unit, answer))
-        finally:
-            line.close()
-        if findings and not every_setting:
-            break
-    progress(Progress(total, total, "done", len(findings)))
-    return findings
-
-
-async def _opened(bus: AnyBus, clock: Clock) -> Line:
-    line = Line(bus, clock, lambda: None)
+    line = Line(bus, clock, lambda: None, *([tap] if tap is not None else []))
     try:
         await line.open()
     except BaseException:
@@ -153,73 +227,51 @@ async def _opened(bus: AnyBus, clock: Clock) -> Line:
     return line
 
 
-async def _answer(line: Line, request: Request) -> str:
+async def _answer(line: Line, unit: int) -> str:
     """What the unit said; empty when it is not there."""
     try:
-        reply = (await line.ask(request)).reply
+        reply = (await line.ask(Request(unit, Function.READ_HOLDING_REGISTERS))).reply
+        if reply.code == 1:
+            inputs = (await line.ask(Request(unit, Function.READ_INPUT_REGISTERS))).reply
+            if inputs.data is not None:
+                return f"{INPUT} holds {int.from_bytes(inputs.data, 'big')}"
     except LinkError:
         return ""
     if reply.data is not None:
-        return f"register {request.address} holds {int.from_bytes(reply.data, 'big')}"
+        return f"register 0 holds {int.from_bytes(reply.data, 'big')}"
     if reply.code in GATEWAY:
         return ""  # a gateway answered, for a unit that it does not reach
     return reason_of(reply.code) if reply.code else ""
 
 
-def named(bus: AnyBus) -> str:
-    """`9600 8N1`, or `192.168.1.50:502`."""
-    if isinstance(bus, RtuBus):
-        return f"{bus.baud_rate} 8{bus.parity}{bus.stop_bits}"
-    return f"{bus.host}:{bus.tcp_port}"
+async def _asked_who(line: Line, unit: int) -> tuple[str, SunSpec | None]:
+    """Who the unit says that it is."""
 
+    async def ask(request: Request) -> Reply:
+        return (await line.ask(request)).reply
 
-def paste(findings: Sequence[Finding]) -> str:
-    """The findings as tables of the configuration; the points are a start, the device's manual knows the rest."""
-    lines: list[str] = []
-    buses: list[AnyBus] = []
-    for finding in findings:
-        if finding.bus not in buses:
-            buses.append(finding.bus)
-    for number, bus in enumerate(buses):
-        name = bus.name if number == 0 else f"{bus.name}-{number + 1}"
-        keys = ("port", "baud_rate", "parity", "stop_bits") if isinstance(bus, RtuBus) else ("host", "tcp_port")
-        lines += ["[[bus]]", f"name = {toml(name)}", f"kind = {toml(bus.kind)}"]
-        lines += [f"{key} = {toml(getattr(bus, key))}" for key in keys]
-        for finding in findings:
-            if finding.bus == bus:
-                lines += [
-                    "",
-                    f"# {finding.answer}",
-                    "[[device]]",
-                    f"name = {toml(f'unit-{finding.unit}')}",
-                    f"bus = {toml(name)}",
-                    f"unit_id = {finding.unit}",
-                    'points = [ { name = "register-0", register = "holding", address = 0 } ]',
-                ]
-        lines.append("")
-    return "\n".join(lines)
-
-
-def serial_ports(links: Path = Path("/dev/serial")) -> list[PortFound]:
-    """The serial ports of this machine with their lasting names. Blocks while it looks through /sys."""
-    ports = sorted(list_ports.comports())
-    twins = Counter((port.vid, port.pid) for port in ports if port.vid is not None and not port.serial_number)
-    lasting = {kind: _links(links / kind) for kind in ("by-id", "by-path")}
-    return [
-        PortFound(
-            port.device,
-            port.description if port.description != "n/a" else "",
-            lasting["by-id"].get(port.device, ""),
-            lasting["by-path"].get(port.device, ""),
-            # CH340 and PL2303 have no serial number: two of them fight for one by-id name
-            "has a twin without a serial number: use by-path" if twins[port.vid, port.pid] > 1 else "",
-        )
-        for port in ports
-    ]
-
-
-def _links(folder: Path) -> dict[str, str]:
     try:
-        return {str(link.resolve()): str(link) for link in sorted(folder.iterdir())}
-    except OSError:
-        return {}  # no adapter was ever plugged in
+        objects = await identify(ask, unit)
+        words = [text(objects[each]) for each in (0, 4, 5, 1, 2) if each in objects]
+        if not words and (data := (await ask(server_id(unit))).data):
+            words = [f"server id {text(data)}"]
+        sunspec = await _walked(ask, unit)
+        if sunspec is not None and sunspec.texts:
+            words = [word for word in sunspec.texts if word]
+    except LinkError:
+        return "", None
+    return " ".join(dict.fromkeys(filter(None, words))), sunspec
+
+
+async def _walked(ask: Callable[[Request], Awaitable[Reply]], unit: int) -> SunSpec | None:
+    steps = walk()
+    said: list[int] | None = None
+    try:
+        bite: Bite = next(steps)
+        while True:
+            data = (await ask(Request(unit, Function.READ_HOLDING_REGISTERS, *bite))).data
+            said = [int.from_bytes(data[at : at + 2], "big") for at in range(0, len(data), 2)] if data else None
+            bite = steps.send(said)
+    except StopIteration as end:
+        found: SunSpec | None = end.value
+        return found

@@ -15,7 +15,7 @@ from gateway.connectors.modbus.planner import Read, Table
 from gateway.connectors.modbus.request import EXCEPTIONS, Function, Request
 from gateway.model import Status, Value
 
-_READ = {
+READ = {
     Table.COIL: Function.READ_COILS,
     Table.DISCRETE: Function.READ_DISCRETE_INPUTS,
     Table.HOLDING: Function.READ_HOLDING_REGISTERS,
@@ -27,7 +27,7 @@ _ON, _OFF = b"\xff\x00", b"\x00\x00"  # of function 5 (V1.1b3 §6.5)
 
 
 def read_request(unit: int, read: Read[Spot]) -> Request:
-    return Request(unit, _READ[read.table], read.address, read.quantity)
+    return Request(unit, READ[read.table], read.address, read.quantity)
 
 
 def alone(spot: Spot) -> Read[Spot]:

@@ -75,8 +75,9 @@ def problems(draw: st.DrawFn) -> tuple[list[Item[int]], Limits]:
     places = draw(st.lists(st.tuples(st.integers(0, 22), st.integers(1, 4)), min_size=1, max_size=6))
     wanted = [Item(number, address, width) for number, (address, width) in enumerate(places)]
     taken = {register for item in wanted for register in range(item.address, item.end)}
-    starts = draw(st.lists(st.integers(0, 26), max_size=3, unique=True))
-    forbidden = tuple((start, start + 1) for start in sorted(starts) if start not in taken)
+    free = [register for register in range(max(taken)) if register not in taken]
+    starts = draw(st.sets(st.sampled_from(free), max_size=3)) if free else set()
+    forbidden = tuple((start, start + 1) for start in sorted(starts))
     return wanted, Limits(draw(st.integers(0, 12)), draw(st.integers(4, 26)), forbidden)
 
 

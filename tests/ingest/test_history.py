@@ -300,7 +300,7 @@ def test_a_file_of_the_second_version_shows_what_it_showed_and_goes_on(tmp_path:
     db.executescript((Path(__file__).parent / "version_2.sql").read_text())
     before = shown(db)
     db.close()
-    assert len(before[0]) == 30
+    assert len(before[0]) == 31
     with store(tmp_path) as sink:
         assert shown(sink.open()) == before
         agrees(sink, random.Random(1))

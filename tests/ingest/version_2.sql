@@ -19,9 +19,10 @@ INSERT INTO "batch" VALUES(1,2,8,6,'g1','bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb',17000
 INSERT INTO "batch" VALUES(1,3,14,8,'g1','bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb',0,-1,'unsynced','unsynced',111);
 INSERT INTO "batch" VALUES(1,7,22,4,'g1','bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb',1700000000000,3,'synced','synced',111);
 INSERT INTO "batch" VALUES(1,8,26,3,'g1','cccccccccccccccccccccccccccccccc',50,-1,'unsynced','unsynced',111);
-INSERT INTO "batch" VALUES(1,9,30,0,'g1','bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb',1700000000000,3,'synced','synced',222);
-INSERT INTO "batch" VALUES(1,10,30,1,'g1','bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb',1700000000000,3,'synced','synced',222);
-INSERT INTO "batch" VALUES(2,1,29,1,'g2','bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb',1700000000000,3,'synced','synced',222);
+INSERT INTO "batch" VALUES(1,9,31,0,'g1','bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb',1700000000000,3,'synced','synced',222);
+INSERT INTO "batch" VALUES(1,10,31,1,'g1','bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb',1700000000000,3,'synced','synced',222);
+INSERT INTO "batch" VALUES(2,1,29,1,'g1','bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb',0,-1,'unsynced','unsynced',112);
+INSERT INTO "batch" VALUES(3,1,30,1,'g2','bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb',1700000000000,3,'synced','synced',222);
 CREATE TABLE clock (
     id INTEGER PRIMARY KEY,
     gateway TEXT NOT NULL,
@@ -113,8 +114,9 @@ INSERT INTO "reading" VALUES(25,4,1700000000510,24,0,0);
 INSERT INTO "reading" VALUES(26,3,-699950,31,0,0);
 INSERT INTO "reading" VALUES(27,3,-199950,32,0,0);
 INSERT INTO "reading" VALUES(28,3,500050,33,0,0);
-INSERT INTO "reading" VALUES(29,5,1700000000400,41,0,0);
-INSERT INTO "reading" VALUES(30,1,1700000001200,51,0,0);
+INSERT INTO "reading" VALUES(29,3,500100,34,0,0);
+INSERT INTO "reading" VALUES(30,5,1700000000400,41,0,0);
+INSERT INTO "reading" VALUES(31,1,1700000001200,51,0,0);
 CREATE TABLE result (
     command TEXT NOT NULL,
     gateway TEXT NOT NULL,
@@ -143,7 +145,7 @@ CREATE TABLE sink (
     created_ms INTEGER NOT NULL,
     probed_ms INTEGER NOT NULL           -- written to find out whether the disk takes writes again
 );
-INSERT INTO "sink" VALUES('f8c941331d04619544fbfb4c6a18c12c',0,0);
+INSERT INTO "sink" VALUES('aa8b121d8d38b2a1e4105f73af6a3029',0,0);
 CREATE TABLE status (
     id INTEGER PRIMARY KEY,              -- 0 is good
     name TEXT NOT NULL UNIQUE
@@ -176,7 +178,8 @@ CREATE TABLE stream (
     UNIQUE (gateway, name)
 );
 INSERT INTO "stream" VALUES(1,'g1','11111111111111111111111111111111','live',10,'open','',111,222);
-INSERT INTO "stream" VALUES(2,'g2','22222222222222222222222222222222','live',2,'ended','',222,222);
+INSERT INTO "stream" VALUES(2,'g1','33333333333333333333333333333333','live',1,'open','',112,112);
+INSERT INTO "stream" VALUES(3,'g2','22222222222222222222222222222222','live',2,'ended','',222,222);
 CREATE TABLE token (
     digest BLOB PRIMARY KEY,             -- SHA-256 of 256 random bits: nothing to guess, nothing to read back
     name TEXT NOT NULL,

@@ -2,8 +2,8 @@
 
 A shape is a run of series (gateway, device, point, unit), as one group of a batch has them; what readings are found by
 later is looked up once for a whole group. Memory is bounded whatever gateways make up: what has long names is looked
-up each time, and when too much is known, all is forgotten and learned again. A number that a transaction gave out
-counts only if that transaction is committed.
+up each time, and when too much is known, all is forgotten and learned again. A number that a transaction gave out counts
+only if that transaction is committed: one that failed takes this memory with it (`SqliteSink.commit`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ class ShapeNumbers:
         self._known: dict[_Key, Numbered] = {}
         self._cells = 0
         """Series in all of them."""
-        self._new: list[_Key] = []
 
     def numbered(
         self, db: sqlite3.Connection, gateway: str, device: str, points: tuple[str, ...], units: tuple[str, ...]
@@ -51,18 +50,7 @@ class ShapeNumbers:
                 self._cells = 0
             self._known[key] = numbered
             self._cells += len(points)
-            self._new.append(key)
         return numbered
-
-    def committed(self) -> None:
-        self._new.clear()
-
-    def rolled_back(self) -> None:
-        for key in self._new:
-            forgotten = self._known.pop(key, None)
-            if forgotten is not None:
-                self._cells -= len(forgotten.series)
-        self._new.clear()
 
 
 def _made(db: sqlite3.Connection, digest: bytes, series: tuple[int, ...]) -> int:

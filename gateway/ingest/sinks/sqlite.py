@@ -299,9 +299,8 @@ class SqliteSink:
                     store_result(db, gateway, result, now_ms)
                 behind = clocks.proceed(db)
         except BaseException:
-            self._shapes.rolled_back()
+            self._give_up()  # and with it the numbers that were given out
             raise
-        self._shapes.committed()
         self._next_id = group.next_id
         self.behind = behind
         return verdicts

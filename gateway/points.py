@@ -190,6 +190,10 @@ class Bus(Table, frozen=True, kw_only=True):
     kind: Annotated[str, Key("which connector speaks on it")]
     enabled: Annotated[bool, Key("false: checked, but not used")] = True
 
+    def medium(self) -> tuple[str, str] | None:
+        """What it has for itself, and the key that says so: no second bus can be there. None where several can."""
+        return None
+
 
 def name_mistakes(points: Sequence[Point]) -> Iterator[Mistake]:
     """Every point of a device after the first of its name."""

@@ -108,6 +108,7 @@ class _Assembly:
         for i, raw in self._devices:
             self._device(i, raw)
         self._unique(self._buses, ("bus",), "a bus")
+        self._alone()
         for i, raw in self._templates:
             if not isinstance(raw.get("name"), str):
                 self._wrong(("template", i), "`name` is missing: what devices call it, in `profile`")
@@ -346,6 +347,19 @@ class _Assembly:
             return None
         fitting = (other for other in self._kinds.values() if all(word in _words(other.device) for word in raw))
         return next(fitting, None)
+
+    def _alone(self) -> None:
+        """Two buses on one line or connection would talk into each other's answers, or shut each other out."""
+        first: dict[str, str] = {}
+        for i, _ in self._buses:
+            bus = self.tables.get(("bus", i))
+            medium = bus.medium() if isinstance(bus, Bus) and bus.enabled else None
+            if isinstance(bus, Bus) and medium is not None and (owner := first.setdefault(medium[1], bus.name)) != bus.name:
+                self._wrong(
+                    ("bus", i, medium[0]),
+                    f'{medium[1]} is the bus "{owner}" already, which serves all devices there: write bus = "{owner}" '
+                    f'for those of "{bus.name}"; most of what differs can be said of each device',
+                )
 
     def _unique(self, rows: Iterable[Row], path: KeyPath, what: str) -> None:
         first: dict[str, int] = {}

@@ -58,6 +58,9 @@ class SerialSettings(Bus, frozen=True, kw_only=True):
         Rs485 | None, Key("lets the kernel driver switch direction, where it can", example="{ rts_on_send = true }")
     ] = None
 
+    def medium(self) -> tuple[str, str] | None:
+        return "port", self.port
+
     @property
     def character_s(self) -> float:
         """Seconds that one character takes on the wire: start, data, parity and stop bits."""

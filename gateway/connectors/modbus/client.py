@@ -24,6 +24,7 @@ Time is an argument everywhere. The driver sends what `start` returns, feeds `re
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -91,6 +92,8 @@ class _Unit:
         self.listening = False
         """Silence up to `until` clears the doubt."""
         self.growth = 1
+        self.grown = False
+        """Widened since the last question."""
 
 
 class Client:
@@ -123,10 +126,13 @@ class Client:
         self._last_byte = now
         self._transaction = 0
 
-    def free_at(self, unit: int, gap: float) -> float:
-        """When this unit may be asked: the line quiet for `gap` seconds, the unit's quarantine over."""
+    def free_at(self, unit: int, gap: float, patience: float = math.inf) -> float:
+        """When this unit may be asked: the line quiet for `gap` seconds, the unit's quarantine over.
+
+        A line that never falls silent is taken for quiet from `patience` on; nothing shortens a quarantine.
+        """
         state = self._units.get(unit)
-        return max(self._last_byte + gap, self._quiet_from, state.until if state else 0.0)
+        return max(min(self._last_byte + gap, patience), self._quiet_from, state.until if state else 0.0)
 
     def broadcasts(self, request: Request) -> bool:
         """Is it for all units, so that none answers? Behind TCP unit 0 is a unit like others."""
@@ -142,7 +148,7 @@ class Client:
         assert everybody or self.echo is not None or not request.writes, "no write before the echo is known"
         state = self._units.get(request.unit)
         if state is not None and state.owed:
-            state.doubt = not state.listening
+            state.doubt, state.grown = not state.listening, False
             if state.listening:
                 state.owed, state.listening = (), False
         self._pending = sent = self._wrapped(request)
@@ -226,16 +232,17 @@ class Client:
         self.late_discarded[unit] = self.late_discarded.get(unit, 0) + 1
         state = self._units[unit]
         if state.doubt or state.listening:
-            # later than we wait, and there may be more of them
-            state.growth = min(2 * state.growth, WINDOW_GROWTH_MAX)
+            # later than we wait, and there may be more of them: a device that hung says all that it owes at once
+            if not state.grown:
+                state.growth, state.grown = min(2 * state.growth, WINDOW_GROWTH_MAX), True
             state.listening = True
             state.until = now + self._window(state)
         else:
             state.owed, state.until = (), now
 
     def _answered(self, sent: _Sent, found: Found, now: float) -> Reply:
-        if self.echo is None and found.start < len(sent.frame) // 2:
-            self.echo = False  # more in front of the answer may be an echo that was damaged
+        if self.echo is None:
+            self._learn_echo(sent, found)
         del self._buffer[: found.end]
         self._pending = None
         refused = bool(found.pdu[0] & 0x80)
@@ -251,9 +258,18 @@ class Client:
     def _strip_echo(self, sent: _Sent, at: int) -> None:
         del self._buffer[: at + len(self._awaited_echo)]
         self._awaited_echo = b""
-        # A read of 17 to 24 coils can be answered by the very bytes of its question; that proves nothing.
-        if self.echo is None and not sent.frame.startswith(sent.answer.mark):
+        shape = sent.answer.shape
+        # A read of 17 to 24 coils can be answered by the very bytes of its question; that alone proves nothing.
+        may_be_answer = sent.frame.startswith(sent.answer.mark) and len(sent.frame) == self._framing.size(shape.size)
+        if self.echo is None and not may_be_answer:
             self.echo = True
+
+    def _learn_echo(self, sent: _Sent, found: Found) -> None:
+        if not self._awaited_echo:
+            # our own bytes came before the answer, and were not the answer itself twice
+            self.echo = True if self._buffer[found.start : found.end] != sent.frame else None
+        elif found.start < len(sent.frame) // 2:
+            self.echo = False  # more in front of it may be an echo that was damaged
 
     def _was_the_answer(self, sent: _Sent) -> bool:
         """What came is as long as the answer, its checksum is wrong, and it can be nobody else's."""

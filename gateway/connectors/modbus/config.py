@@ -39,7 +39,7 @@ LateWindow = Annotated[
 
 
 class RtuBus(SerialSettings, frozen=True, kw_only=True):
-    """Modbus RTU on a serial port."""
+    """Modbus RTU or ASCII on a serial port."""
 
     timeout: Timeout = 0.5
     retries: Retries = 1
@@ -51,13 +51,13 @@ class RtuBus(SerialSettings, frozen=True, kw_only=True):
     ] = "auto"
 
     def mistakes(self) -> Iterable[Mistake]:
-        if self.data_bits != 8:
+        if self.data_bits != 8 and self.kind == "modbus-rtu":
             yield Mistake(("data_bits",), "Modbus RTU has 8 data bits")
         yield from _order_mistakes(self.byte_order)
 
 
 class TcpBus(Bus, frozen=True, kw_only=True):
-    """Modbus TCP, or RTU frames through a serial server. One connection serves all devices of the bus."""
+    """Modbus TCP, or RTU or ASCII frames through a serial server. One connection serves all devices of the bus."""
 
     host: Annotated[str, Key("name or address", example='"192.168.1.50"')]
     tcp_port: Annotated[int, Key("TCP port", min=1, max=65535, alias=("port",))] = 502
@@ -69,6 +69,12 @@ class TcpBus(Bus, frozen=True, kw_only=True):
     connect_delay: Annotated[
         Duration, Key("pause after connecting; some devices ignore what comes at once", max=60)
     ] = 0
+    close_after_poll: Annotated[
+        bool, Key("hang up while nothing is due: for devices that serve one client and have others")
+    ] = False
+
+    def medium(self) -> tuple[str, str] | None:
+        return "host", f"{self.host.lower()}:{self.tcp_port}"
 
     def mistakes(self) -> Iterable[Mistake]:
         yield from _order_mistakes(self.byte_order)
@@ -81,7 +87,11 @@ class ModbusWrite(WriteLimits, frozen=True, kw_only=True):
     """Makes a point writable, within limits."""
 
     fc: Annotated[
-        Literal[5, 6, 15, 16] | None, Key("function code to write with; default 5 or 6 for one, 15 or 16 for more")
+        Literal[5, 6, 15, 16, 22, 23] | None,
+        Key(
+            "function code to write with; default 5 or 6 for one, 15 or 16 for more; 22 changes single bits of a"
+            " register, 23 writes and reads back at once"
+        ),
     ] = None
 
 
@@ -212,13 +222,17 @@ class ModbusPoint(Point, frozen=True, kw_only=True):
         if table in (Table.INPUT, Table.DISCRETE):
             yield Mistake(("write",), f"{table.value} registers cannot be written")
         elif not table.bits and (not word.whole or (word.size == 1 and word.family is not Family.BOOL)):
-            yield Mistake(("write",), f"a {word} shares its register with others; write the whole register")
+            if self.write.fc != 22:
+                way_out = "`fc = 22` changes its bits alone, if the device knows that function"
+                yield Mistake(("write",), f"a {word} shares its register with others: {way_out}")
+            elif word.registers > 1:
+                yield Mistake(("write", "fc"), f"function 22 writes one register, {word} has {word.registers}")
         elif self.scale_register is not None:
             yield Mistake(("write",), "what a write means would change with scale_register; say a `scale` instead")
         elif self.write.fc is not None and (self.write.fc in (5, 15)) is not table.bits:
             yield Mistake(("write", "fc"), f"function {self.write.fc} does not write a {table.value}")
-        elif self.write.fc == 6 and word.registers > 1:
-            yield Mistake(("write", "fc"), f"function 6 writes one register, {word} has {word.registers}")
+        elif self.write.fc in (6, 22) and word.registers > 1:
+            yield Mistake(("write", "fc"), f"function {self.write.fc} writes one register, {word} has {word.registers}")
 
 
 class Forbidden(Settings, frozen=True, kw_only=True):
@@ -265,6 +279,9 @@ class ModbusDevice(Device, frozen=True, kw_only=True):
     address_base: Annotated[Literal[0, 1], Key("1: addresses without quotes count from 1, as in this manual")] = 0
     delay_between_requests: Annotated[
         Duration | None, Key("longer pause before requests to this device only", max=10)
+    ] = None
+    timeout: Annotated[
+        Duration | None, Key("longer or shorter wait for this device only", min=0.01, max=60)
     ] = None
     byte_order: Annotated[str, Key("as for the bus, for this device", alias=("swap",))] = ""
     points: Annotated[tuple[ModbusPoint, ...], Key("what is read from it")] = ()
@@ -357,6 +374,11 @@ def spot(bus_order: str, device: ModbusDevice, point: ModbusPoint) -> Spot:
     return Spot(point, *point.place(base), word, point.sentinels(word), point.scale_place(base))
 
 
+def broadcasts(bus: AnyBus, device: ModbusDevice) -> bool:
+    """Unit 0 of a serial line is everybody: it can be written and never read. Behind TCP it is a unit like others."""
+    return device.unit_id == 0 and bus.kind != "modbus-tcp"
+
+
 def late_window_s(bus: AnyBus) -> float:
     return 2 * bus.timeout if bus.late_window is None else bus.late_window
 
@@ -368,7 +390,8 @@ def character_s(bus: AnyBus) -> float:
 
 def gap_s(bus: AnyBus, device: ModbusDevice | None = None) -> float:
     """Silence before a request: 3.5 characters, at least 1.75 ms (Serial Line V1.02 §2.5.1.1), or what is asked for."""
-    framing = max(3.5 * bus.character_s, 0.00175) if isinstance(bus, RtuBus) else 0.0
+    framed_by_silence = isinstance(bus, RtuBus) and bus.kind == "modbus-rtu"
+    framing = max(3.5 * character_s(bus), 0.00175) if framed_by_silence else 0.0
     own = device.delay_between_requests if device and device.delay_between_requests is not None else 0.0
     return max(framing, bus.delay_between_requests, own)
 
@@ -400,3 +423,5 @@ def _load_tcp() -> Connect[TcpBus, ModbusDevice]:
 RTU = Kind("modbus-rtu", RtuBus, ModbusDevice, _load_rtu, _check, _plan)
 TCP = Kind("modbus-tcp", TcpBus, ModbusDevice, _load_tcp, _check, _plan)
 RTU_OVER_TCP = Kind("modbus-rtu-over-tcp", TcpBus, ModbusDevice, _load_tcp, _check, _plan)
+ASCII = Kind("modbus-ascii", RtuBus, ModbusDevice, _load_rtu, _check, _plan)
+ASCII_OVER_TCP = Kind("modbus-ascii-over-tcp", TcpBus, ModbusDevice, _load_tcp, _check, _plan)

@@ -25,6 +25,7 @@ from gateway.connectors.modbus.config import (
     ModbusDevice,
     Spot,
     TcpBus,
+    broadcasts,
     gap_s,
     late_window_s,
     spot,
@@ -82,6 +83,8 @@ class ModbusConnector:
         """Of the points whose places are known."""
         self._units = {device.name: device.unit_id for device in devices}
         self._gaps = {device.name: gap_s(bus, device) for device in devices}
+        self._timeouts = {device.name: device.timeout or bus.timeout for device in devices}
+        self._everybody = {device.name for device in devices if broadcasts(bus, device)}
         self._accounts = {device.name: Account() for device in devices}
         self._late: dict[int, int] = {}
         self._waiting: deque[_Waiting] = deque()
@@ -91,13 +94,15 @@ class ModbusConnector:
         self._line: Line | None = None
         self._heard = False
         self._unanswered = 0
+        self._hangs_up = isinstance(bus, TcpBus) and bus.close_after_poll
         self._busy = BusyTime(tools.clock.monotonic())
         self._load = load(bus, devices)
         self._reopened = 0
         self._refused_until: dict[_Job, float] = {}
         # the longest that one step can take: connecting, or waiting for a unit's quarantine and its answer
         connecting_s = bus.connect_delay if isinstance(bus, TcpBus) else 0.0
-        self._beat_s = _BEAT_S + connecting_s + bus.timeout + WINDOW_GROWTH_MAX * late_window_s(bus)
+        self._longest_s = max(self._timeouts.values(), default=bus.timeout)
+        self._beat_s = _BEAT_S + connecting_s + self._longest_s + WINDOW_GROWTH_MAX * late_window_s(bus)
 
     # ---- what others call
 
@@ -109,7 +114,7 @@ class ModbusConnector:
         finally:
             self._stopping = True
             if self._in_transaction:
-                await asyncio.wait([bus], timeout=self._bus.timeout + _LAST_ANSWER_S)
+                await asyncio.wait([bus], timeout=self._longest_s + _LAST_ANSWER_S)
             bus.cancel()
             await asyncio.gather(bus, return_exceptions=True)
 
@@ -134,6 +139,8 @@ class ModbusConnector:
                     await self._take(turn, emit)
                 else:
                     self._in_transaction = False
+                    if self._hangs_up:
+                        self._close()
                     await self._sleep(min(schedule.next_at(self._free_at), self._command_at(), now + _BEAT_S / 2))
         except LinkError:
             await self._all_offline(emit)
@@ -149,9 +156,9 @@ class ModbusConnector:
         target = self._spots.get((write.device, write.point))
         if target is None or target.point.write is None:
             raise CommandError(Outcome.UNSUPPORTED, f"{write.device}/{write.point} cannot be written")
-        if self._schedule is None or self._line is None:
+        if self._schedule is None or (self._line is None and not self._hangs_up):
             raise CommandError(Outcome.UNAVAILABLE, "the bus is not open")
-        if self._schedule.state(write.device) is DeviceState.OFFLINE:
+        if self._state(write.device) is DeviceState.OFFLINE:
             raise CommandError(Outcome.UNAVAILABLE, f"{write.device} is offline")
         if len(self._waiting) >= _QUEUE_MAX:
             raise CommandError(Outcome.UNAVAILABLE, f"{_QUEUE_MAX} commands wait already")
@@ -171,7 +178,7 @@ class ModbusConnector:
         for job in self._refused_until:
             refused.setdefault(job.device, []).extend(job.work.names)
         return {
-            "open": self._line is not None,
+            "open": self._line is not None or (self._hangs_up and schedule is not None),
             "utilisation": round(self._busy.share(self._tools.clock.monotonic()), 4),
             "load": round(self._load, 4),
             "skipped": schedule.skipped if schedule else 0,
@@ -182,7 +189,7 @@ class ModbusConnector:
             "devices": {
                 name: {
                     "unit": self._units[name],
-                    "state": str(schedule.state(name)) if schedule else str(DeviceState.OFFLINE),
+                    "state": str(self._state(name)),
                     **account.told(),
                     "refused": refused.get(name, []),
                     "late_discarded": late.get(self._units[name], 0),
@@ -215,7 +222,8 @@ class ModbusConnector:
         Raises:
             LinkError: it is gone for good.
         """
-        assert self._line is not None
+        if self._line is None:
+            return  # it hung up, and is needed when something is asked
         assert self._schedule is not None
         lost = self._line.lost
         if lost is not None and not (isinstance(self._bus, TcpBus) and self._heard):
@@ -230,8 +238,12 @@ class ModbusConnector:
     def _free_at(self, device: str) -> float:
         """When a unit may be asked, but for the silence before it: on a line that is never silent for long a unit that
         needs more of it than others would have to wait for ever. `Line.ask` keeps it."""
-        assert self._line is not None
-        return self._line.client.free_at(self._units[device], 0.0)
+        return self._line.client.free_at(self._units[device], 0.0) if self._line else 0.0
+
+    def _state(self, device: str) -> DeviceState:
+        if device in self._everybody:
+            return DeviceState.WAITING if self._line else DeviceState.OFFLINE  # it never answers
+        return self._schedule.state(device) if self._schedule else DeviceState.OFFLINE
 
     def _late_discarded(self) -> dict[int, int]:
         total = dict(self._late)
@@ -241,12 +253,14 @@ class ModbusConnector:
 
     async def _ask(self, device: str, request: Request) -> Acquired:
         """One transaction; a TCP connection that breaks under it counts as silence if it ever worked."""
+        if self._line is None:
+            await self._open()
         assert self._line is not None
         clock = self._tools.clock
         self._tools.beat(self._beat_s)
         before = clock.monotonic()
         try:
-            acquired = await self._line.ask(request, self._gaps[device])
+            acquired = await self._line.ask(request, self._gaps[device], self._timeouts[device])
         except LinkError:
             if not (isinstance(self._bus, TcpBus) and self._heard):
                 raise
@@ -255,7 +269,7 @@ class ModbusConnector:
             self._busy.spent(before, clock.monotonic())
         if acquired.reply.heard:
             self._heard, self._unanswered = True, 0
-        else:
+        elif acquired.reply.fault:
             self._unanswered += 1
         return acquired
 
@@ -274,7 +288,7 @@ class ModbusConnector:
     def _walks(self, device: ModbusDevice) -> list[_Job]:
         """What stands for the points of SunSpec models until these are found; none without such points."""
         points = by_model(device).points
-        if not points:
+        if not points or device.name in self._everybody:
             return []
         walk = Walk(by_model(device))
         cost_s = cost(self._bus, device).of(walk.read.table, walk.read.quantity)
@@ -336,11 +350,12 @@ class ModbusConnector:
             await self._silent(turn, reply.fault or Status.COMM_TIMEOUT, acquired.at_ns, emit)
 
     def _thought(self, device: str, seconds: float) -> None:
-        usual_s = self._accounts[device].answered(seconds, self._bus.timeout)
+        timeout_s = self._timeouts[device]
+        usual_s = self._accounts[device].answered(seconds, timeout_s)
         if usual_s is not None:
             log.warning(
                 "%s takes up to %.0f ms to answer, and timeout is %.0f ms: raise it to twice that or more",
-                device, 1000 * usual_s, 1000 * self._bus.timeout,
+                device, 1000 * usual_s, 1000 * timeout_s,
             )  # fmt: skip
 
     async def _refused(self, turn: Next[Block], code: int, at_ns: int, emit: Emit) -> None:
@@ -401,7 +416,7 @@ class ModbusConnector:
 
     async def _all_offline(self, emit: Emit) -> None:
         assert self._schedule is not None
-        for device in self._devices:
+        for device in self._devices.keys() - self._everybody:
             self._tools.report(device, DeviceState.OFFLINE, "the bus is gone")
         for job in self._schedule.jobs:
             await self._emit_bad(emit, job, Status.DEVICE_OFFLINE, self._tools.clock.boot_ns())
@@ -444,8 +459,14 @@ class ModbusConnector:
     async def _write(self, waiting: _Waiting) -> Value | None:
         assert self._schedule is not None
         write, target = waiting.write, waiting.target
-        if self._schedule.state(write.device) is DeviceState.OFFLINE:
+        if self._state(write.device) is DeviceState.OFFLINE:
             raise CommandError(Outcome.UNAVAILABLE, f"{write.device} is offline")
+        if self._line is None:
+            try:
+                await self._open()
+            except LinkError as error:
+                self._refuse(waiting, Outcome.UNAVAILABLE, str(error))
+                raise
 
         async def ask(request: Request) -> Reply:
             return (await self._ask(write.device, request)).reply
@@ -456,7 +477,8 @@ class ModbusConnector:
 
         verify = write.verify or (target.point.write is not None and target.point.write.verify)
         try:
-            return await carry_out(ask, echo, self._units[write.device], target, write.value, verify)
+            everybody = write.device in self._everybody
+            return await carry_out(ask, echo, self._units[write.device], target, write.value, verify, everybody)
         finally:
             self._expedite(target)
 

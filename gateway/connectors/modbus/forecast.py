@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from gateway.connectors.modbus.config import AnyBus, ModbusDevice, RtuBus, Spot, character_s, gap_s, spot
+from gateway.connectors.modbus.config import AnyBus, ModbusDevice, RtuBus, Spot, broadcasts, character_s, gap_s, spot
 from gateway.connectors.modbus.framing import ASCII, RTU
 from gateway.connectors.modbus.planner import Cost, Item, Limits, Read, Table, plan
 from gateway.settings import duration_text
@@ -47,6 +47,8 @@ def limits(device: ModbusDevice, table: Table) -> Limits:
 
 def reads(bus: AnyBus, device: ModbusDevice) -> list[tuple[float, Read[Spot]]]:
     """Every request that the device needs, with its interval in seconds."""
+    if broadcasts(bus, device):
+        return []
     groups: dict[tuple[float, Table, tuple[int, ...]], list[Item[Spot]]] = {}
     for point in device.points:
         where = spot(bus.byte_order, device, point)
@@ -129,7 +131,11 @@ def _twice(bus: AnyBus, devices: Sequence[ModbusDevice]) -> Iterator[str]:
 
 
 def _device_warnings(bus: AnyBus, device: ModbusDevice) -> Iterator[str]:
-    if isinstance(bus, RtuBus) and not 1 <= device.unit_id <= 247:
+    if broadcasts(bus, device):
+        unread = ", ".join(point.name for point in device.points if point.write is None)
+        if unread:
+            yield f"device {device.name} is unit 0, everybody on the line: it is written and never read ({unread})"
+    elif bus.kind != "modbus-tcp" and device.unit_id > 247:
         yield f"device {device.name}: unit {device.unit_id} cannot answer on a serial line; units are 1 to 247"
     for point in device.points:
         table, _ = point.place()

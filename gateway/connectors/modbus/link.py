@@ -1,8 +1,8 @@
 """The medium under a Modbus bus, and one transaction at a time over it.
 
 Only this module does I/O. A `Line` owns an open port or socket and the protocol core that goes with it: `ask` sends
-one request and returns its reply, never raising for a device that is silent or refuses. A transaction is atomic:
-cancelling `ask` leaves the core in the middle of one, so the line is of no use afterwards and must be closed.
+one request and returns its reply, never raising for a device that is silent or refuses. Cancelling `ask` is safe: the
+answer that nobody waits for any more is owed by its unit like one that did not come in time.
 """
 
 from __future__ import annotations
@@ -62,6 +62,16 @@ class Acquired(NamedTuple):
     """From sending the request, wire and all."""
 
 
+class _Hex:
+    """Bytes as the log shows them, should it show them: they are many."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def __str__(self) -> str:
+        return self._data.hex(" ")
+
+
 class Line:
     """One open Modbus line; `lost` is called when the medium goes."""
 
@@ -113,8 +123,10 @@ class Line:
         """Why the medium has gone, when it has."""
         return self._lost
 
-    async def ask(self, request: Request, gap: float = 0.0) -> Acquired:
+    async def ask(self, request: Request, gap: float = 0.0, timeout: float | None = None) -> Acquired:
         """Waits until the unit may be asked, asks, and returns how that ended.
+
+        `timeout`: in place of the bus's, for a unit that is slower.
 
         Raises:
             LinkError: the medium has gone.
@@ -123,18 +135,26 @@ class Line:
         gap = max(gap, self._gap_s)
         # a line that never falls silent is asked all the same, or noise would stop the bus for good
         patience = max(clock.monotonic(), client.free_at(request.unit, 0.0)) + gap + self._bus.timeout
-        while (wait := min(client.free_at(request.unit, gap), patience) - clock.monotonic()) > 0:  # noqa: ASYNC110
+        while (wait := client.free_at(request.unit, gap, patience) - clock.monotonic()) > 0:  # noqa: ASYNC110
             await asyncio.sleep(wait)  # bytes that come meanwhile move the goal
         if self._lost:
             raise self._lost
         self._medium.drain()
         self._reply = None
         sent_at = clock.monotonic()
-        frame = client.start(request, sent_at)
-        log.debug("> %s", frame.hex(" "))
+        frame = client.start(request, sent_at, timeout)
+        log.debug("> %s", _Hex(frame))
         if self._tap:
             self._tap.show(Event(clock.boot_ns(), What.SENT, frame))
         self._medium.write(frame)
+        reply = await self._end()
+        if self._tap:
+            self._tap.show(Event(self._reply_ns, What.ENDED, said=reply.outcome))
+        return Acquired(reply, self._reply_ns, clock.monotonic() - sent_at)
+
+    async def _end(self) -> Reply:
+        """How the pending request ends."""
+        client, clock = self.client, self._clock
         while self._reply is None:
             if self._lost:
                 raise self._lost
@@ -147,12 +167,13 @@ class Line:
             except TimeoutError:
                 self._reply = client.tick(clock.monotonic())
                 self._reply_ns = clock.boot_ns()
-        if self._tap:
-            self._tap.show(Event(self._reply_ns, What.ENDED, said=self._reply.outcome))
-        return Acquired(self._reply, self._reply_ns, clock.monotonic() - sent_at)
+            except asyncio.CancelledError:
+                client.cancel(clock.monotonic())
+                raise
+        return self._reply
 
     def _received(self, data: bytes) -> None:
-        log.debug("< %s", data.hex(" "))
+        log.debug("< %s", _Hex(data))
         if self._tap:
             self._tap.show(Event(self._clock.boot_ns(), What.RECEIVED, data))
         if self._client is None:

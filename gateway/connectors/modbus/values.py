@@ -99,13 +99,18 @@ def write_request(unit: int, spot: Spot, raw: Value) -> Request:
         if fc == Function.WRITE_MULTIPLE_COILS:
             return Request(unit, Function.WRITE_MULTIPLE_COILS, spot.address, 1, bytes([on]))
         return Request(unit, Function.WRITE_SINGLE_COIL, spot.address, 1, _ON if on else _OFF)
+    if fc == Function.MASK_WRITE_REGISTER:
+        own, bits = spot.word.overlay(raw)
+        masks = (0xFFFF & ~own).to_bytes(2, "big") + bits.to_bytes(2, "big")
+        return Request(unit, Function.MASK_WRITE_REGISTER, spot.address, 1, masks)
     data = spot.word.encode(raw)
     if spot.word.family is Family.STRING:
         data = data.ljust(2 * spot.width, b"\0")
     data = data.rjust(2 * spot.width, b"\0")  # a bool is the low byte of its register
-    if spot.width == 1 and fc != Function.WRITE_MULTIPLE_REGISTERS:
+    many = Function(fc) if fc else Function.WRITE_MULTIPLE_REGISTERS
+    if spot.width == 1 and fc in (None, Function.WRITE_SINGLE_REGISTER):
         return Request(unit, Function.WRITE_SINGLE_REGISTER, spot.address, 1, data)
-    return Request(unit, Function.WRITE_MULTIPLE_REGISTERS, spot.address, spot.width, data)
+    return Request(unit, many, spot.address, spot.width, data)
 
 
 def raw_of(spot: Spot, value: Value) -> Value:
@@ -119,7 +124,7 @@ def raw_of(spot: Spot, value: Value) -> Value:
         return raw
     if isinstance(raw, str):
         raise ValueError(f"{raw!r} is not a number")
-    if spot.table.bits or family is Family.BOOL:
+    if spot.table.bits or family in (Family.BOOL, Family.BIT):
         if raw not in (0, 1):
             raise ValueError(f"{raw!r} is neither true nor false")
         return bool(raw)

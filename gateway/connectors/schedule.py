@@ -10,7 +10,7 @@ Invariants:
 - Commands go before polls, but after `COMMANDS_IN_A_ROW` of them an overdue poll has its turn.
 - A device that failed `FAILURES_TO_REST` times in a row is offline: its jobs are answered without asking the bus, but
   for one probe after 30 s, 60 s, … 5 min. The first success ends that, and everything of the device is due at once.
-- While reads wait, the probes of all devices together take no more than `PROBE_SHARE` of the time.
+- While one device lives, the probes of all others together take no more than `PROBE_SHARE` of the time.
 
 What waits for its time lies in a heap, so that a thousand jobs cost a turn no more than ten. Only what is due and has
 not been done is looked at one by one: little, or the bus is overloaded and a turn is long.
@@ -113,7 +113,7 @@ class Schedule(Generic[W]):
             lateness = job.lateness(now)
             if (best is None or lateness > latest) and free_at(job.device) <= now:
                 best, latest = job, lateness
-        if best is None or self._probes_from <= now:
+        if self._probes_from <= now or self.all_offline():
             device = self._probe(now, free_at)
             if device is not None:
                 self._commands_in_row = 0
@@ -132,8 +132,11 @@ class Schedule(Generic[W]):
             moment = min(moment, job.due if resting else free_at(job.device))
         while self._later and self._later[0][1] != self._later[0][2].ticket:
             heapq.heappop(self._later)
-        for heap in (self._later, self._probes):
-            moment = min(moment, heap[0][0] if heap else moment)
+        if self._later:
+            moment = min(moment, self._later[0][0])
+        if self._probes:
+            bound = self._probes[0][0] if self.all_offline() else self._probes_from
+            moment = min(moment, max(self._probes[0][0], bound))
         return moment
 
     def command_may_go(self, now: float, free_at: Callable[[str], float]) -> bool:

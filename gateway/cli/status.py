@@ -31,6 +31,8 @@ _COLOURS = {
 """All other words are trouble."""
 _WELL = ("online", "running")
 _INDENT = 6
+_BUSY = 0.9
+"""A bus of which more is taken reads late."""
 
 Row = tuple[Sequence[Text], str]
 """Cells, and what is to be said beside or below them."""
@@ -177,7 +179,9 @@ def _buses(buses: Json, width: int) -> Iterator[RenderableType]:
     rows: list[Row] = []
     for name, bus in buses.items():
         restarts = Text(count(bus["restarts"], "restart") if bus["restarts"] else "")
-        cells = (_word(bus["state"]), Text(age(bus["since_s"])), Text(name), Text(bus["kind"]), restarts)
+        taken = bus["bus"].get("utilisation")
+        busy = Text(f"{taken:.0%} busy", "yellow" if taken > _BUSY else "") if taken is not None else Text()
+        cells = (_word(bus["state"]), Text(age(bus["since_s"])), Text(name), Text(bus["kind"]), busy, restarts)
         rows.append((cells, "" if bus["state"] in _WELL else bus["last_error"]))
     yield from (*_table(rows, width), Text())
 

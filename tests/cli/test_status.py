@@ -134,6 +134,12 @@ def test_what_is_wrong_says_so_in_its_own_words() -> None:
     assert "degraded, 7 batches not acknowledged, the oldest for 5m, 12.3 MB on disk, lost: 12 evicted" in buffer
 
 
+def test_a_polled_bus_says_how_much_of_it_is_taken() -> None:
+    document = status()
+    document["buses"]["rs485"]["bus"] = {"utilisation": 0.456}
+    assert "  running  2h  rs485  modbus-rtu  46% busy" in drawn(document)
+
+
 def test_devices_in_trouble_stand_above_those_that_are_well() -> None:
     document = status()
     well = document["devices"]["meter"]

@@ -26,7 +26,7 @@ from typing import Final
 
 import msgspec
 
-from gateway.buffer import batching
+from gateway.buffer import batching, inheritance
 from gateway.buffer.committer import HURRY_S, Committer
 from gateway.buffer.config import BufferSettings, WhenFull
 from gateway.buffer.flights import Flights
@@ -123,7 +123,8 @@ class Buffer:
         if self._committer.store.ring_is_behind:
             recovered = recovered.behind()
         damaged = recovered.damaged or (self._ring is not None and self._ring.damaged)
-        self._shelf.recover(recovered, sound=self._committer.whole and not damaged)
+        sound = self._committer.whole and not damaged
+        inheritance.recover(self._shelf, recovered, self._clock.monotonic(), sound=sound)
         self._shelf.begin()
         self._committer.report_damage()
         if damaged:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Final, ParamSpec, TypeVar
 
+from gateway.buffer import inheritance
 from gateway.buffer.config import BufferSettings
 from gateway.buffer.database import CorruptError, DiskError
 from gateway.buffer.records import Expiry, Limits
@@ -296,7 +297,7 @@ class Committer:
     # ── trouble ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def open(self) -> dict[Lane, int]:
-        """The first look at the disk; see `Shelf.adopt`."""
+        """The first look at the disk; see `inheritance.adopt`."""
         try:
             opened = await self._call(self.store.open)
         except StoreError as error:
@@ -305,7 +306,7 @@ class Committer:
         return self._adopt(opened)
 
     def _adopt(self, opened: Opened) -> dict[Lane, int]:
-        covered = self._shelf.adopt(opened)
+        covered = inheritance.adopt(self._shelf, opened)
         self.whole = not (opened.damaged or opened.losses) and (self.whole or not self._shelf.current)
         self._store_open = self.opened = True
         self._damaged = opened.damaged

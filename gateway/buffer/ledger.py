@@ -23,7 +23,7 @@ from gateway.model import Origin
 class Home:
     """What keeps the origins of one record across the end of the process."""
 
-    __slots__ = ("entry", "left", "row")
+    __slots__ = ("__weakref__", "entry", "left", "row")
 
     def __init__(self) -> None:
         self.entry: Entry | None = None

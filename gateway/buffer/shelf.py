@@ -8,6 +8,7 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
+from weakref import WeakSet
 
 import msgspec
 
@@ -16,11 +17,9 @@ from gateway.buffer.entries import NO_ROWS, Covers
 from gateway.buffer.flights import Flights
 from gateway.buffer.gaps import Run, gap_body, gap_record
 from gateway.buffer.ledger import Home, OriginLedger
-from gateway.buffer.recovery import Recovered
 from gateway.buffer.ring import Entry
 from gateway.buffer.schema import Loss
-from gateway.buffer.store import Opened
-from gateway.buffer.streams import Flight, Held, Kept, Settling, Stream
+from gateway.buffer.streams import Held, Kept, Settling, Stream
 from gateway.clock import Clock
 from gateway.model import ClockState, GapReason, Lane, Origin, Record, RecordKind
 from gateway.protocol.messages import GapBody, StreamOffer
@@ -46,7 +45,9 @@ class Shelf:
         """The open stream of each lane."""
         self.distrusted: dict[str, int] = {}
         """Streams that are never used again, and up to where they had been acked by then."""
-        self.ledger = OriginLedger(self._homeless, flights.vouch)
+        self.ledger = OriginLedger(self._homeless, self._vouch)
+        self._beside: WeakSet[Home] = WeakSet()
+        """Of messages that may be at a sink, and that only this process knows of."""
         self.kept = Kept(keep_acked_bytes)
         self._confirmed = 0
         self.memory_bytes = 0
@@ -244,7 +245,7 @@ class Shelf:
             stream.sent = max(stream.sent, record.upto)
             held = stream.fresh.get(record.seq)
             if held is not None and held.home is not None and held.flight is None:
-                self.flights.doubt()  # killed now, nobody knows that their messages are at the sink
+                self._doubt(held.home)
 
     # ── ack and commit ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -260,9 +261,10 @@ class Shelf:
         if seq >= stream.next - 1:
             self._confirmed += 1
             stream.confirmed = self._confirmed
-        self._acked(stream, seq)
+        self.acked(stream, seq)
 
-    def _acked(self, stream: Stream, seq: int) -> None:
+    def acked(self, stream: Stream, seq: int) -> None:
+        """By whomever, at some time."""
         if seq > stream.mark:
             stream.mark = seq
             stream.acked = max(stream.acked, seq)
@@ -277,7 +279,7 @@ class Shelf:
             if held.home is not None and held.home.left:
                 held.home.entry = self.flights.remember(held, self.ledger.known(held.record.origins))
                 if held.home.entry is None:
-                    self.flights.doubt()
+                    self._doubt(held.home)
             self._settle(stream, held)
 
     def committed(self, held: Held) -> None:
@@ -325,7 +327,16 @@ class Shelf:
             home.row = None
             home.entry = self.flights.keep(self.ledger.of(home))
             if home.entry is None:
-                self.flights.doubt()
+                self._doubt(home)
+
+    def _doubt(self, home: Home) -> None:
+        """Killed now, nobody would know that its messages came before."""
+        self._beside.add(home)
+        self.flights.doubt()
+
+    def _vouch(self, session: bytes) -> None:
+        if not any(home.left and home.entry is None and home.row is None for home in self._beside):
+            self.flights.vouch(session)
 
     def _homeless(self, home: Home) -> None:
         """The source will not send these messages again: nothing needs to remember them."""
@@ -400,114 +411,6 @@ class Shelf:
         stream.insert(gap)
         self.memory_bytes += gap.bytes
         self.count(Loss(run.reason, run.lost))
-
-    # ── what earlier processes left ──────────────────────────────────────────────────────────────────────────────────
-
-    def adopt(self, opened: Opened) -> dict[Lane, int]:
-        """Takes over what the store holds: at the start, or when it could be opened at last, or after a rescue.
-
-        Returns, for each lane, up to which entry number of the ring its rows are in the store.
-        """
-        for stream in self.streams.values():
-            stream.set_disk(opened.disks.get(stream.name))
-        older = {}
-        for name, disk in opened.disks.items():
-            if name not in self.streams:
-                older[name] = stream = Stream(name, disk.lane, disk.boot, sealed=True)
-                stream.set_disk(disk)
-                self._inherit(stream, opened.sinks.get(name, {}))
-        self.streams = older | self.streams
-        self._renounce()
-        if opened.damaged:
-            self._doubt()
-        for name, number in opened.proved.items():
-            stream = self.streams[name]
-            stream.proved_on_disk = number
-            stream.unpinned = max(stream.unpinned, number)
-        newer = self.ledger.packets()
-        for name, seq, origins in opened.origins:
-            if seq <= self.streams[name].unpinned:
-                continue  # forgotten, or known
-            valid = tuple([origin for origin in origins if (origin.session, origin.packet_id) not in newer])
-            if valid:
-                self._recall_row(self.streams[name], seq, valid)
-        for loss in opened.losses:
-            self.count(loss)
-        covered = {lane: number for (ring, lane), number in opened.covered.items() if ring == self.flights.name}
-        self.flights.skip_to(max(covered.values(), default=0))
-        return covered
-
-    def _recall_row(self, stream: Stream, seq: int, origins: tuple[Origin, ...]) -> None:
-        home = Home()
-        self.ledger.recall(origins, home, settled=True)
-        held = stream.fresh.get(seq)
-        if held is not None and held.home is None:  # it takes the place of the row, and knows less
-            held.record, held.home = msgspec.structs.replace(held.record, origins=origins), home
-        else:
-            home.row = (stream.name, seq)
-            stream.pins[seq] = home
-
-    def _inherit(self, stream: Stream, sinks: Mapping[str, int]) -> None:
-        """What earlier processes wrote down of who has acked what."""
-        stream.marks_on_disk = dict(sinks)
-        stream.marks |= sinks
-        stream.ackers |= dict.fromkeys(sinks)
-        stream.inherited |= sinks.keys()
-
-    def _doubt(self) -> None:
-        """Something was lost: what is missing need not have been acked, what is unknown need not be new."""
-        self.flights.doubt()
-        for stream in self.streams.values():
-            stream.inherited = frozenset()
-
-    def recover(self, recovered: Recovered, *, sound: bool) -> None:
-        """Takes over the ring's records under their old identity, and its origins.
-
-        `sound`: neither store nor ring has lost anything, so what they do not know never was.
-        """
-        now = self._clock.monotonic()
-        for entry, flown in recovered.records:
-            flight = Flight(entry, len(flown))
-            for record, at_ms in flown:
-                stream = self.streams.get(record.stream)
-                if stream is None:
-                    stream = self.older_stream(record.stream, record.lane)
-                if record.seq in stream.pins and not record.origins:  # it takes the place of a row that knows more
-                    origins = self.ledger.of(stream.pins[record.seq])
-                    record = msgspec.structs.replace(record, origins=origins)
-                held = Held(record, at_ms, batching.utc(at_ms, self.clock_state), now)
-                held.flight = flight
-                if record.origins:
-                    held.home = Home()
-                    self.ledger.recall(record.origins, held.home, settled=False)
-                stream.insert(held)
-                self.memory_bytes += held.bytes
-        for entry, origins in recovered.origins:
-            home = Home()
-            home.entry = entry
-            self.ledger.recall(origins, home, settled=True)
-        for entry, name, sink in recovered.ackers:
-            stream = self.streams.get(name)
-            if stream is None or not sound or sink in stream.ackers:
-                self.flights.free((entry,))
-            else:
-                stream.ackers[sink] = entry
-                stream.marks.setdefault(sink, 0)
-                stream.inherited |= {sink}
-        self.flights.recall(recovered.sessions, {name: entry for entry, name, _ in recovered.distrusted})
-        self.distrusted.update((name, mark) for _, name, mark in recovered.distrusted)
-        self._renounce()
-        if sound:
-            self.ledger.trust(recovered.sessions)
-        else:
-            self._doubt()
-        self.flights.free(recovered.useless)
-
-    def _renounce(self) -> None:
-        """What an earlier process distrusted is not used by this one either, as far as it is known by now."""
-        for name, mark in self.distrusted.items():
-            if name in self.streams:
-                self._acked(self.streams[name], mark)
 
 
 def _renumbered(held: Held, stream: str, number: int) -> Held:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from gateway.buffer import inheritance
 from gateway.buffer import store as store_module
 from gateway.errors import StoreError
 from gateway.model import Lane
@@ -185,7 +186,7 @@ def test_what_is_proved_is_known_after_a_rescue_too(tmp_path: Path) -> None:
         buffer.ledger.forget([origin(1)])
         await buffer.append([row(2, origin=origin(2))], lambda: None)
         await asyncio.sleep(1)
-        buffer._shelf.adopt(buffer._committer.store.rescue(corrupt=False))
+        inheritance.adopt(buffer._shelf, buffer._committer.store.rescue(corrupt=False))
         assert not buffer.ledger.seen(origin(1))
         assert buffer.ledger.settled(origin(2))
         buffer = await machine.kill()
@@ -233,7 +234,7 @@ def test_what_was_proved_above_it_stays_so(tmp_path: Path) -> None:
         await asyncio.sleep(0.5)
         assert buffer.stats()["mode"] == "degraded", "what the ring held is still fresh"
         buffer.ledger.forget([origin(2)])
-        buffer._shelf.adopt(buffer._committer.store.rescue(corrupt=False))
+        inheritance.adopt(buffer._shelf, buffer._committer.store.rescue(corrupt=False))
         assert [buffer.ledger.seen(origin(number)) for number in (1, 2)] == [True, False]
         machine.failing = False
         await asyncio.sleep(60)
@@ -278,6 +279,33 @@ def test_a_record_of_a_ring_that_was_left_out_does_not_take_from_its_row_what_th
         sink = Sink()
         await deliver(buffer, sink)
         assert sorted(sink.numbers) == [1, 2]
+        await machine.stop()
+
+    run(main())
+
+
+@pytest.mark.parametrize("then", ["nothing", "proof", "ack and proof"])
+def test_what_neither_ring_nor_disk_took_may_be_at_the_sink_and_nobody_says_that_it_is_new(
+    tmp_path: Path, then: str
+) -> None:
+    """Without room, with a disk that fails, records are sent all the same; a kill takes what was known of them."""
+
+    async def main() -> None:
+        machine, sink = Machine(tmp_path, ring_size=1_000), Sink()
+        buffer = await proved(machine)
+        machine.failing = True
+        buffer._shelf.flights.keep = lambda _: None  # type: ignore[method-assign]
+        await buffer.append([row(1, origin=origin(1), text="x" * 2_000)], lambda: None)
+        buffer.close(Lane.LIVE)
+        await asyncio.sleep(1)
+        await deliver(buffer, sink, ack=then == "ack and proof")
+        assert sink.numbers == [1]
+        if "proof" in then:
+            buffer.ledger.keep_only(SESSION, [origin(1)])
+        assert buffer.ledger.whole(SESSION), "this process knows"
+        buffer = await machine.kill()
+        assert not buffer.ledger.seen(origin(1))
+        assert not buffer.ledger.whole(SESSION)
         await machine.stop()
 
     run(main())

@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 from unittest import mock
 
-from gateway.buffer import batching
+from gateway.buffer import batching, inheritance
 from gateway.buffer.buffer import Buffer
 from gateway.buffer.committer import Committer
 from gateway.buffer.ledger import OriginLedger
@@ -197,7 +197,7 @@ class Taps:
             (Shelf, "ack", self._ack),
             (Shelf, "count", self._loss),
             (Shelf, "shed", lambda *_, **__: lambda freed: count("shed") if freed else None),
-            (Shelf, "recover", self._recover),
+            (inheritance, "recover", self._recover),
             (Shelf, "move", self._renumber),
             (ModelStore, "rescue", lambda *_, **__: count("rescue")),
             (Committer, "change", lambda *_, **__: count("append waits")),

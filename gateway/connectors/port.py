@@ -2,6 +2,8 @@
 
 Invariants:
 - The port is ours alone while it is open: flock stops programs that ask, TIOCEXCL those that do not (root passes).
+  A pseudo-terminal (socat's, for a serial server) stays exclusive when its owner is killed, as long as the other end is
+  open, and nobody but root could open it again: there flock has to do.
 - A port that hangs up is closed at once, before anyone is told: a dead descriptor that stays open is why a replugged
   adapter comes back as ttyUSB1, and a readable dead descriptor turns an event loop into a heater.
 - `lost` is called at most once for each successful `open`, never after `close`, and never from within `open`. A failed
@@ -28,6 +30,8 @@ from gateway.settings import Duration, Key, Table
 
 _READ_BYTES = 4096  # what the kernel's line discipline holds at most
 _UNSENT_BYTES_MAX = 64 * 1024  # beyond what the kernel took; a line that stands still is lost, not hoarded for
+
+_PSEUDO_TERMINALS = range(136, 144)  # major numbers of the ends that programs open
 
 
 class Rs485(Table, frozen=True, kw_only=True):
@@ -117,7 +121,8 @@ class SerialPort:
     def _set_up(self, port: serial.Serial) -> None:
         path, fd = self._settings.port, port.fileno()
         try:
-            fcntl.ioctl(fd, termios.TIOCEXCL)
+            if os.major(os.fstat(fd).st_rdev) not in _PSEUDO_TERMINALS:
+                fcntl.ioctl(fd, termios.TIOCEXCL)
             mode = termios.tcgetattr(fd)
             # what pyserial leaves on: a break condition would throw away the bytes that wait
             mode[0] &= ~(termios.BRKINT | termios.INPCK)

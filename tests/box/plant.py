@@ -8,13 +8,11 @@ twice, counted in the machine's own numbers).
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import grp
 import json
 import os
 import re
 import sys
-import termios
 from pathlib import Path
 
 import sdnotify
@@ -32,22 +30,12 @@ def _proof(plant: Plant, database: Path) -> str:
     )
 
 
-async def _release(ports: list[int]) -> None:
-    """A serial port that nobody has open any more is no longer exclusive. A pseudo-terminal stays so while its
-    machine keeps it open, also after the gateway was killed: it is released here."""
-    while True:
-        for port in ports:
-            fcntl.ioctl(port, termios.TIOCNXCL)
-        await asyncio.sleep(0.1)
-
-
 async def main(folder: Path, database: Path) -> None:
     async with plants.running(folder) as plant:
         ports = re.findall(r'"(/dev/pts/\d+)"', plant.toml)
         for port in ports:  # as udev leaves a serial adapter
             os.chown(port, 0, grp.getgrnam("dialout").gr_gid)
             os.chmod(port, 0o660)
-        plant.work("ports", _release([os.open(port, os.O_RDWR | os.O_NOCTTY) for port in ports]))
         (folder / "buses.toml").write_text(plant.toml)
         (folder / "environment").write_text("".join(f"{name}={value}\n" for name, value in plant.environment.items()))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import select
 import subprocess
@@ -12,6 +13,7 @@ import time
 import tty
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -225,6 +227,52 @@ def test_an_open_port_is_exclusive_and_a_closed_one_is_free(wire: Wire) -> None:
         first.close()
         second.open()
         second.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root passes TIOCEXCL")
+def test_a_pseudo_terminal_whose_owner_was_killed_can_be_opened_again(wire: Wire) -> None:
+    program = (
+        "import asyncio, sys\n"
+        "from gateway.connectors.port import SerialPort, SerialSettings\n"
+        "async def hold():\n"
+        "    SerialPort(SerialSettings(name='line', kind='serial', port=sys.argv[1]), print, print).open()\n"
+        "    print('held', flush=True)\n"
+        "    await asyncio.sleep(60)\n"
+        "asyncio.run(hold())\n"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", program, wire.path], stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b"held\n"
+    holder.kill()
+    holder.communicate(timeout=10)
+
+    async def scenario() -> None:
+        port = Seen().port(wire)
+        port.open()
+        port.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_serial_port_is_exclusive_for_programs_that_do_not_ask(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    ioctl = fcntl.ioctl
+
+    def noting(fd: int, request: int, *rest: Any) -> Any:
+        asked.append(request)
+        return ioctl(fd, request, *rest)
+
+    async def scenario() -> None:
+        monkeypatch.setattr("gateway.connectors.port.fcntl.ioctl", noting)
+        for terminals, exclusive in ((range(136, 144), False), (range(0), True)):
+            monkeypatch.setattr("gateway.connectors.port._PSEUDO_TERMINALS", terminals)
+            asked.clear()
+            port = Seen().port(wire)
+            port.open()
+            assert (termios.TIOCEXCL in asked) is exclusive
+            port.close()
 
     asyncio.run(scenario())
 

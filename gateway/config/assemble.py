@@ -353,11 +353,14 @@ class _Assembly:
         first: dict[str, str] = {}
         for i, _ in self._buses:
             bus = self.tables.get(("bus", i))
-            medium = bus.medium() if isinstance(bus, Bus) and bus.enabled else None
-            if isinstance(bus, Bus) and medium is not None and (owner := first.setdefault(medium[1], bus.name)) != bus.name:
+            claim = bus.medium() if isinstance(bus, Bus) and bus.enabled else None
+            if not isinstance(bus, Bus) or claim is None:
+                continue
+            key, medium = claim
+            if (owner := first.setdefault(medium, bus.name)) != bus.name:
                 self._wrong(
-                    ("bus", i, medium[0]),
-                    f'{medium[1]} is the bus "{owner}" already, which serves all devices there: write bus = "{owner}" '
+                    ("bus", i, key),
+                    f'{medium} is the bus "{owner}" already, which serves all devices there: write bus = "{owner}" '
                     f'for those of "{bus.name}"; most of what differs can be said of each device',
                 )
 

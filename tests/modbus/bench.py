@@ -37,7 +37,7 @@ class Bench:
     def __init__(
         self, bus: Mapping[str, Any], devices: Sequence[Mapping[str, Any]], clock: Clock | None = None
     ) -> None:
-        table: type[AnyBus] = RtuBus if bus["kind"] == "modbus-rtu" else TcpBus
+        table: type[AnyBus] = RtuBus if "port" in bus else TcpBus
         self.bus, mistakes = read(table, {"name": "bus", **bus})
         assert self.bus is not None, mistakes
         self.devices: list[ModbusDevice] = []

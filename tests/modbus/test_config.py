@@ -89,7 +89,9 @@ def test_the_readme_explains_every_key() -> None:
 
 def test_the_kinds_are_found_by_their_entry_points_and_load_their_connector() -> None:
     found = {entry.name: entry.load() for entry in entry_points(group="gateway.connectors") if "modbus" in entry.name}
-    assert sorted(found) == ["modbus-rtu", "modbus-rtu-over-tcp", "modbus-tcp"]
+    assert sorted(found) == [
+        "modbus-ascii", "modbus-ascii-over-tcp", "modbus-rtu", "modbus-rtu-over-tcp", "modbus-tcp",
+    ]  # fmt: skip
     for name, kind in found.items():
         assert kind.name == name
         assert kind.load() is ModbusConnector

@@ -280,9 +280,7 @@ class ModbusDevice(Device, frozen=True, kw_only=True):
     delay_between_requests: Annotated[
         Duration | None, Key("longer pause before requests to this device only", max=10)
     ] = None
-    timeout: Annotated[
-        Duration | None, Key("longer or shorter wait for this device only", min=0.01, max=60)
-    ] = None
+    timeout: Annotated[Duration | None, Key("longer or shorter wait for this device only", min=0.01, max=60)] = None
     byte_order: Annotated[str, Key("as for the bus, for this device", alias=("swap",))] = ""
     points: Annotated[tuple[ModbusPoint, ...], Key("what is read from it")] = ()
 

@@ -203,6 +203,15 @@ def test_every_range_of_time_is_found_as_a_plain_scan_finds_it(
         assert readings(sink) == expected.readings()
 
 
+def test_the_numbers_of_a_transaction_that_failed_are_forgotten_with_it() -> None:
+    with store() as sink:
+        with pytest.raises(AttributeError):
+            sink.commit([entry(S, 1, body([1])), None], [], 0)  # type: ignore[list-item]
+        sink.commit([entry(S, 1, body([1]))], [], 0)
+        whole(sink)
+        assert sink.query("SELECT value FROM latest") == [(1,)]
+
+
 # ── plans: what a person asks is found, not searched for ─────────────────────────────────────────────────────────────
 
 

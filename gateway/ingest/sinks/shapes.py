@@ -2,8 +2,8 @@
 
 A shape is a run of series (gateway, device, point, unit), as one group of a batch has them; what readings are found by
 later is looked up once for a whole group. Memory is bounded whatever gateways make up: what has long names is looked
-up each time, and when too much is known, all is forgotten and learned again. A number that a transaction gave out counts
-only if that transaction is committed: one that failed takes this memory with it (`SqliteSink.commit`).
+up each time, and when too much is known, all is forgotten and learned again. A number that a transaction gave out
+counts only if that transaction is committed: one that failed takes this memory with it (`SqliteSink.commit`).
 """
 
 from __future__ import annotations

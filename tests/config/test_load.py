@@ -26,6 +26,9 @@ class WireBus(Bus, frozen=True, kw_only=True):
     port: Annotated[str, Key("device node")]
     timeout: Annotated[Duration, Key("give up after", min=0.01, max=60)] = 1.0
 
+    def medium(self) -> tuple[str, str] | None:
+        return "port", self.port
+
 
 class WirePoint(Point, frozen=True, kw_only=True):
     address: Annotated[int, Key("register", min=0, max=65535)]
@@ -103,6 +106,17 @@ def test_a_good_file_becomes_buses_with_their_devices() -> None:
     ]
     assert config.buses[0].devices[0].points[1].address == 2
     assert [device.name for device in config.devices] == ["meter-1", "boiler"]
+
+
+def test_a_second_bus_on_the_same_wire_is_refused_with_the_way_to_write_it() -> None:
+    second = '[[bus]]\nname = "again"\nkind = "wire"\nport = "/dev/ttyUSB0"\n'
+    assert mistakes(GOOD + second) == [
+        'g.toml:23:1: bus.again.port: /dev/ttyUSB0 is the bus "rs485a" already, which serves all devices there: write '
+        'bus = "rs485a" for those of "again"; most of what differs can be said of each device'
+    ]
+    assert mistakes(GOOD + second.replace("ttyUSB0", "ttyUSB1")) == []
+    assert mistakes(GOOD + second + "enabled = false\n") == []
+    assert mistakes(GOOD + second.replace("wire", "broker").replace("port", "host")) == []  # a broker serves many
 
 
 def test_an_empty_file_is_valid_and_waits_for_configuration() -> None:

@@ -170,4 +170,4 @@ def same(type_: str, value: Value | None, theirs: Any) -> None:
     elif value is None:
         assert theirs is None or abs(theirs) == float("inf") or theirs != theirs
     else:
-        assert struct.pack(code, value) == struct.pack(code, theirs)
+        assert struct.pack(code, value) == struct.pack(code, float(theirs))

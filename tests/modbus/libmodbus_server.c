@@ -58,5 +58,6 @@ int main(int argc, char **argv) {
       if (size > 0) modbus_reply(bus, query, size, map);
       else if (size < 0 && tcp) break;
     }
+    modbus_close(bus);
   }
 }

@@ -41,7 +41,8 @@ function meanings() {
         for (const [order, [arrange, end]] of Object.entries(ORDERS)) {
             said[`${type} ${order}`] = Array.from({ length: SHOWN - size / 2 + 1 }, (_, i) => {
                 const value = arrange(Buffer.from(image.subarray(2 * i, 2 * i + size)))[method + end]();
-                return typeof value === "bigint" ? value.toString() : Number.isFinite(value) ? value : null;
+                if (typeof value === "bigint") return value.toString();
+                return Object.is(value, -0) ? "-0" : Number.isFinite(value) ? value : null; // JSON has no -0
             });
         }
     }

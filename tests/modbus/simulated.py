@@ -32,6 +32,8 @@ class SimulatedLine:
         self.thinks = dict(thinks)
         self.holes: set[int] = set()
         """Registers that do not exist."""
+        self.restless = False
+        """No register is what it was; else each holds its own address."""
         self.asked: list[tuple[float, bytes]] = []
         self.answered: Counter[int] = Counter()
         self._free_from = 0.0
@@ -73,8 +75,10 @@ class SimulatedLine:
         at, count = int.from_bytes(frame[2:4], "big"), int.from_bytes(frame[4:6], "big")
         registers = range(at, at + count)
         if self.holes.isdisjoint(registers):
-            answer = frame[:2] + bytes([2 * count]) + b"".join(each.to_bytes(2, "big") for each in registers)
             self.answered[frame[0]] += 1
+            moved = 7919 * self.answered[frame[0]] if self.restless else 0
+            values = b"".join(((each + moved * each) & 0xFFFF).to_bytes(2, "big") for each in registers)
+            answer = frame[:2] + bytes([2 * count]) + values
         else:
             answer = bytes([frame[0], frame[1] | 0x80, 2])
         answer += crc(answer)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gateway.buffer.buffer import Buffer
+from gateway.buffer.config import BufferSettings
+from gateway.intake import Intake
 from gateway.model import DeviceState, Status
-from gateway.testing.loop import run
+from gateway.normalise.normaliser import Normaliser
+from gateway.testing.loop import VirtualClock, run
 
-from .bench import device
+from .bench import Bench, device
 from .simulated import SimulatedLine, polled
 
 THINKS_S = 0.005
@@ -135,3 +142,34 @@ def test_a_timeout_that_most_answers_come_close_to_is_warned_of_once(
     slow, quick = (bench.status["devices"][f"meter-{unit}"] for unit in (1, 2))
     assert 300 <= slow["reply_p50_ms"] <= slow["reply_p99_ms"] <= 300 * 1.2
     assert 5 <= quick["reply_p99_ms"] <= 5 * 1.2
+
+
+def test_an_hour_without_an_uplink_changes_nothing_on_the_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Everything goes into a real buffer that nobody empties, and that is soon full."""
+    twenty = [{"name": f"v{n}", "address": n} for n in range(20)]
+    devices = [device(f"meter-{unit}", unit, *twenty, interval="1s") for unit in (1, 2, 3)]
+
+    async def cut_off() -> dict[str, Any]:
+        clock = VirtualClock()
+        settings = BufferSettings(max_size=1_000_000, memory_limit=1_000_000, commit_after=5)
+        buffer = await Buffer.open(settings, tmp_path, clock, tmp_path)
+        running = asyncio.create_task(buffer.run())
+        bench = Bench(BUS, devices, clock)
+        intake = Intake(Normaliser({each.name: each.points for each in bench.devices}), buffer, clock)
+        poller = asyncio.create_task(bench.connector.run(intake.emit))
+        await asyncio.sleep(3600)
+        status: dict[str, Any] = buffer.stats()
+        for task in (poller, running):
+            task.cancel()
+        await asyncio.gather(poller, running, return_exceptions=True)
+        await buffer.drain()
+        await buffer.release()
+        return status
+
+    line = SimulatedLine(19200, dict.fromkeys((1, 2, 3), THINKS_S))
+    line.restless = True
+    line.put_in_place(monkeypatch)
+    status = run(cut_off())
+    assert status["lost"]["evicted"] > 0, "it was full"
+    minutes = Counter(int(at - line.asked[0][0]) // 60 for at, _ in line.asked)
+    assert {minutes[minute] for minute in range(1, 59)} == {180}

@@ -207,3 +207,29 @@ def test_a_block_gives_each_point_what_reading_it_alone_gives(data: bytes, drawn
         read_ = alone(spot_)
         part = data[2 * read_.address : 2 * (read_.address + read_.quantity)]
         assert together[spot_.point.name] == decoded(read_, part)[0][0]
+
+
+@pytest.mark.parametrize("order", ["ABCD", "CDAB", "BADC", "DCBA", "ABCDEFGH", "GHEFCDAB", "BADCFEHG", "HGFEDCBA"])
+@pytest.mark.parametrize(
+    ("type", "invalid", "big_endian"),
+    [
+        ("int16", [0x8000], "8000"),
+        ("uint16", [0xFFFF], "ffff"),
+        ("int32", [0x8000_0000], "80000000"),
+        ("uint32", [-1], "ffffffff"),
+        ("int64", [0x8000_0000_0000_0000], "8000000000000000"),
+        ("uint64", [0xFFFF_FFFF_FFFF_FFFF], "ffffffffffffffff"),
+        ("float32", [], "7fc00000"),
+        ("float32", [], "ff800000"),
+        ("float32", [-999.9], "c479f99a"),
+        ("float64", [], "7ff8000000000001"),
+        ("bcd32", [], "ffffffff"),
+    ],
+)
+def test_what_says_that_there_is_no_value_is_bad_in_every_byte_order(
+    type: str, invalid: list[float], big_endian: str, order: str
+) -> None:
+    target = one(type=type, invalid=invalid, byte_order=order)
+    data = bytes.fromhex(big_endian)
+    (value,), status = decoded(alone(target), bytes(data[at] for at in target.word.order.places(len(data))))
+    assert Judge(target.point)(value, status[0] if status else Status.GOOD) == (None, Status.SENSOR_FAULT)

@@ -38,6 +38,11 @@ to the last [header] above it, so keys stand before sub-tables. Unknown keys are
 here: they stand in files of their own, named by keys that end in `_file`."""
 
 
+_TEMPLATES = """\
+A [[template]] has the keys of a [[device]]. Devices that name it in `profile` say only what differs; it may itself
+stand on a profile or another template."""
+
+
 def render(registry: Registry) -> str:
     """The whole file, for all connectors that are installed."""
     lines = [f"# {line}".rstrip() for line in _HEAD.split("\n")]
@@ -49,6 +54,7 @@ def render(registry: Registry) -> str:
     lines += ["", *_block(("bus",), Bus, fields(Bus), many=True)]
     lines += ["", *_block(("device",), Device, fields(Device), many=True)]
     lines += ["", *_block(("device", "points"), Point, fields(Point), many=True)]
+    lines += ["", *_prose(_TEMPLATES), "#[[template]]", '#name = "meter"', '#profile = "eastron-sdm630"']
     for kinds in _families(registry):
         lines += _title(", ".join(kind.name for kind in kinds))
         sample = resources.files(_package(kinds[0])).joinpath("sample.toml")

@@ -82,7 +82,7 @@ def host_steps(
     ]
     if units is not None:
         return _steps(buses, LIKELY_TCP, units)
-    return _steps(buses, LIKELY_TCP, LIKELY_TCP) + _steps(buses[:1], (), UNITS[10:])
+    return _steps(buses, LIKELY_TCP, LIKELY_TCP) + _steps(buses[:1], LIKELY_TCP, UNITS)[1:]
 
 
 def _steps(buses: Sequence[AnyBus], likely: Sequence[int], units: Sequence[int]) -> list[Step]:

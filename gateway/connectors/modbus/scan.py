@@ -12,8 +12,6 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import NamedTuple
 
-import msgspec
-
 from gateway.clock import Clock
 from gateway.connectors.modbus.candidates import NETWORK, Step, host_steps, longest_s, named
 from gateway.connectors.modbus.client import Reply
@@ -90,6 +88,9 @@ class Scan:
         self._noise: Counter[str] = Counter()
         self.findings: list[Finding] = []
         self._alike = False
+        self._ear = _Ear()
+        self._line: Line | None = None
+        self._bus: AnyBus | None = None
 
     async def run(self) -> Result:
         """Until everything was asked, something was found, or `stop` is set. Cancelling is safe; the port is closed.
@@ -97,37 +98,43 @@ class Scan:
         Raises:
             LinkError: the port or host cannot be opened.
         """
-        for number, step in enumerate(self._steps):
-            if self._stop.is_set() or self._alike:
-                break
-            if not self.findings or step.bus == self.findings[0].bus:
-                await self._take(step)
-                self._look_alike(step)
-            self._done_s = longest_s(self._steps[: number + 1])
-        await self._identify()
+        try:
+            for number, step in enumerate(self._steps):
+                if self._stop.is_set() or self._alike:
+                    break
+                if not self.findings or step.bus == self.findings[0].bus:
+                    await self._take(step)
+                    self._look_alike(step)
+                self._done_s = longest_s(self._steps[: number + 1])
+            await self._identify()
+        finally:
+            if self._line is not None:
+                self._line.close()
         self._progress(Progress(1.0, "done", len(self.findings)))
         return Result(self.findings, tuple(self._remarks()))
 
+    async def _line_of(self, bus: AnyBus) -> Line:
+        """The open line, opened anew where it is another bus's or was hung up on, as some gateways do for a unit that
+        they do not know."""
+        if self._line is None or self._bus != bus or self._line.lost:
+            if self._line is not None:
+                self._line.close()
+            self._line, self._bus = await opened(bus, self._clock, self._ear), bus
+        return self._line
+
     async def _take(self, step: Step) -> None:
-        ear = _Ear()
-        line = await opened(step.bus, self._clock, ear)
-        try:
-            for count, unit in enumerate(step.units):
-                if self._stop.is_set():
-                    return
-                done_s = self._done_s + step.longest_s * count / len(step.units)
-                what = f"{named(step.bus)}, unit {unit}"
-                self._progress(Progress(done_s / self._total_s, what, len(self.findings)))
-                if line.lost:  # some gateways hang up on a unit that they do not know
-                    line.close()
-                    line = await opened(step.bus, self._clock, ear)
-                answer = await _answer(line, unit)
-                if answer:
-                    self.findings.append(Finding(step.bus, unit, answer))
-                elif not self._late(step.bus, line) and ear.noise:
-                    self._noise[named(step.bus)] += 1
-        finally:
-            line.close()
+        for count, unit in enumerate(step.units):
+            if self._stop.is_set():
+                return
+            done_s = self._done_s + step.longest_s * count / len(step.units)
+            what = f"{named(step.bus)}, unit {unit}"
+            self._progress(Progress(done_s / self._total_s, what, len(self.findings)))
+            line = await self._line_of(step.bus)
+            answer = await _answer(line, unit)
+            if answer:
+                self.findings.append(Finding(step.bus, unit, answer))
+            elif not self._late(step.bus, line) and self._ear.noise:
+                self._noise[named(step.bus)] += 1
 
     def _late(self, bus: AnyBus, line: Line) -> bool:
         """Units whose answer came after their time, while another was asked."""
@@ -146,18 +153,12 @@ class Scan:
     async def _identify(self) -> None:
         if not self.findings or self._stop.is_set():
             return
-        bus = self.findings[0].bus
-        patient = msgspec.structs.replace(bus, timeout=max(bus.timeout, _PATIENT_S), late_window=_PATIENT_S)
-        line = await opened(patient, self._clock)
-        try:
-            for number, finding in enumerate(self.findings[:_IDENTIFIED]):
-                self._progress(Progress(1.0, f"who is unit {finding.unit}?", len(self.findings)))
-                if self._stop.is_set() or line.lost:
-                    return
-                identity, sunspec = await _asked_who(line, finding.unit)
-                self.findings[number] = finding._replace(identity=identity, sunspec=sunspec)
-        finally:
-            line.close()
+        for number, finding in enumerate(self.findings[:_IDENTIFIED]):
+            self._progress(Progress(1.0, f"who is unit {finding.unit}?", len(self.findings)))
+            if self._stop.is_set():
+                return
+            identity, sunspec = await _asked_who(await self._line_of(finding.bus), finding.unit)
+            self.findings[number] = finding._replace(identity=identity, sunspec=sunspec)
 
     def _remarks(self) -> Iterable[str]:
         if self._alike:
@@ -248,7 +249,7 @@ async def _asked_who(line: Line, unit: int) -> tuple[str, SunSpec | None]:
     """Who the unit says that it is."""
 
     async def ask(request: Request) -> Reply:
-        return (await line.ask(request)).reply
+        return (await line.ask(request, timeout=_PATIENT_S)).reply
 
     try:
         objects = await identify(ask, unit)

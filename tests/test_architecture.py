@@ -22,6 +22,7 @@ STAGES = FLOORS[2]
 DOORS = {
     "serial": {"connectors/port.py", "connectors/ports.py"},
     "bleak": {"connectors/ble/link.py", "connectors/ble/scan.py"},
+    "cryptography": {"connectors/ble/cipher.py"},
     "dbus_fast": {"connectors/ble/link.py", "testing/bluez.py"},
     "paho": {"connectors/mqtt/link.py", "connectors/mqtt/scan.py", "connectors/mqtt/sockets.py", "demo/publisher.py"},
     "websockets": {"uplink", "ingest", "demo", "conformance/peer.py"},

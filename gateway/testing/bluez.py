@@ -99,6 +99,8 @@ class FakeBluez:
         """UUID, bytes and type (`request`: with response) of every write."""
         self.deaf = False
         """Devices advertise and nothing is told: a stalled controller."""
+        self.reset_helps = False
+        """Switching the adapter off and on ends being deaf."""
         self.read_only: set[str] = set()
         """UUIDs that swallow a write: the value stays."""
         self.most_connected = 0
@@ -348,6 +350,8 @@ class FakeBluez:
             "WriteValue": self._write,
             "StartNotify": self._notify,
             "StopNotify": self._notify,
+            "Set": self._set,
+            "Pair": self._pair,
         }
 
     def _scan_on(self, message: Message, _: str) -> Message:
@@ -367,6 +371,20 @@ class FakeBluez:
         self.most_connected = max(self.most_connected, sum(bool(device["Connected"].value) for device in devices))
         self._later(self._link_up(_address(path), message))
         return True
+
+    def _set(self, message: Message, path: str) -> Message:
+        interface, name, value = message.body
+        if (interface, name) == (_ADAPTER, "Powered"):
+            if not value.value:
+                self._scanning.clear()
+                self.deaf = self.deaf and not self.reset_helps
+            self._powered = value.value
+        self._later(self._change(path, interface, {name: value}))
+        return Message.new_method_return(message)
+
+    def _pair(self, message: Message, path: str) -> bool:
+        self._objects[path][_DEVICE]["Paired"] = Variant("b", True)
+        return self._connect(message, path)
 
     def _disconnect(self, message: Message, path: str) -> Message:
         self._later(self.drop(_address(path)))

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from bleak.backends.bluezdbus.version import BlueZFeatures
 
 from gateway.clock import SystemClock
 from gateway.connectors.base import Tools
+from gateway.connectors.ble import bthome
 from gateway.connectors.ble.config import BleBus, BleDevice
 from gateway.connectors.ble.connector import BleConnector
 from gateway.connectors.ble.link import BleakRadio
@@ -26,6 +28,22 @@ from gateway.testing.bluez import FakeBluez, PrivateBus
 
 BOUND_S = 20.0
 """Until a condition must have come true on a slow machine; nothing waits that long when all is well."""
+
+FRIDGE = "A4:C1:38:8D:18:B2"
+TAG = "CB:B8:33:4C:88:4F"
+PROBE = "F0:F1:F2:F3:F4:F5"
+THERMOMETER = bytes.fromhex("4002C40903BF13")  # https://bthome.io/format: 25.00 °C, 50.55 %
+RAW_V2 = bytes.fromhex("0512FC5394C37C0004FFFC040CAC364200CDCBB8334C884F")
+TEMPERATURE = "00002a6e-0000-1000-8000-00805f9b34fb"
+LED = "0000ff01-0000-1000-8000-00805f9b34fb"
+GATT = {
+    TEMPERATURE: (bytes.fromhex("C409"), ["read", "notify"]),
+    LED: (b"\x00", ["read", "write"]),
+}
+POINTS = [
+    {"name": "temperature", "characteristic": "2a6e"},
+    {"name": "led", "characteristic": "0xFF01", "type": "uint8", "write": {}},
+]
 
 
 class Ledger:
@@ -160,3 +178,14 @@ def start(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
                 await bluez.stop()
 
     return run
+
+
+def advertise(rig: Rig, objects: str = "02C40903BF13", address: str = FRIDGE) -> partial[object]:
+    return partial(rig.bluez.advertise, address, service_data={bthome.UUID: bytes.fromhex("40" + objects)})
+
+
+async def show_probe(rig: Rig) -> None:
+    """The device to connect to comes into reach."""
+    rig.bluez.give_gatt(PROBE, GATT)
+    await rig.until(lambda: rig.bluez.scanning)
+    await rig.bluez.advertise(PROBE, name="probe", address_type="random")

@@ -4,43 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from functools import partial
 
 import pytest
 
-from gateway.connectors.ble import bthome, decoders, link, ruuvi
+from gateway.connectors.ble import ruuvi
 from gateway.errors import CommandError
 from gateway.model import DeviceState, Outcome, Status, Write
 
-from .conftest import Rig, Start, bus, device
-
-FRIDGE = "A4:C1:38:8D:18:B2"
-TAG = "CB:B8:33:4C:88:4F"
-PROBE = "F0:F1:F2:F3:F4:F5"
-THERMOMETER = bytes.fromhex("4002C40903BF13")  # https://bthome.io/format: 25.00 °C, 50.55 %
-RAW_V2 = bytes.fromhex("0512FC5394C37C0004FFFC040CAC364200CDCBB8334C884F")
-TEMPERATURE = "00002a6e-0000-1000-8000-00805f9b34fb"
-LED = "0000ff01-0000-1000-8000-00805f9b34fb"
-GATT = {
-    TEMPERATURE: (bytes.fromhex("C409"), ["read", "notify"]),
-    LED: (b"\x00", ["read", "write"]),
-}
-POINTS = [
-    {"name": "temperature", "characteristic": "2a6e"},
-    {"name": "led", "characteristic": "0xFF01", "type": "uint8", "write": {}},
-]
-
-
-def advertise(rig: Rig, objects: str = "02C40903BF13", address: str = FRIDGE) -> partial[object]:
-    return partial(rig.bluez.advertise, address, service_data={bthome.UUID: bytes.fromhex("40" + objects)})
-
-
-async def show_probe(rig: Rig) -> None:
-    """The device to connect to comes into reach."""
-    rig.bluez.give_gatt(PROBE, GATT)
-    await rig.until(lambda: rig.bluez.scanning)
-    await rig.bluez.advertise(PROBE, name="probe", address_type="random")
-
+from .conftest import (
+    FRIDGE,
+    LED,
+    POINTS,
+    PROBE,
+    RAW_V2,
+    TAG,
+    TEMPERATURE,
+    Rig,
+    Start,
+    advertise,
+    bus,
+    device,
+    show_probe,
+)
 
 # ── listening ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -77,19 +62,6 @@ def test_only_the_points_that_are_configured_are_passed_on(start: Start) -> None
     asyncio.run(main())
 
 
-def test_a_packet_that_is_repeated_or_told_again_is_one_sample(start: Start) -> None:
-    async def main() -> None:
-        async with start([device("fridge", FRIDGE, min_interval="0s")]) as rig:
-            await rig.until(lambda: rig.bluez.scanning)
-            for rssi in range(-90, -40):
-                await rig.bluez.advertise(FRIDGE, service_data={bthome.UUID: bytes.fromhex("40000902C409")}, rssi=rssi)
-            await advertise(rig, "000A02C509")()
-            await rig.until(lambda: 25.01 in rig.values("fridge", "temperature"))
-            assert rig.values("fridge", "temperature") == [25.0, 25.01]
-
-    asyncio.run(main())
-
-
 def test_a_device_whose_signal_fades_was_not_heard(start: Start) -> None:
     """BlueZ tells of it with the payload of long ago; believing that would keep a dead sensor alive."""
 
@@ -102,21 +74,6 @@ def test_a_device_whose_signal_fades_was_not_heard(start: Start) -> None:
             await rig.until(lambda: rig.values("fridge", "temperature")[-1:] == [25.01])
             assert rig.connector.status()["heard"] == 2
             assert len(rig.samples) == 2
-
-    asyncio.run(main())
-
-
-def test_an_encrypted_payload_is_a_key_error_once_and_counted(start: Start) -> None:
-    async def main() -> None:
-        async with start([device("fridge", FRIDGE, points=[{"name": "temperature"}])]) as rig:
-            await rig.until(lambda: rig.bluez.scanning)
-            for counter in range(20):
-                payload = bytes.fromhex("41a47266c95f73") + bytes([counter]) + bytes.fromhex("11223378237214")
-                await rig.bluez.advertise(FRIDGE, service_data={bthome.UUID: payload})
-            await rig.until(lambda: rig.connector.status()["devices"]["fridge"]["encrypted"] == 20)
-            assert rig.values("fridge", "temperature") == [None]
-            assert rig.statuses("fridge", "temperature") == [Status.KEY_ERROR]
-            assert {state for _, state, _ in rig.reports} == {DeviceState.FAILING}
 
     asyncio.run(main())
 
@@ -152,93 +109,7 @@ def test_a_sensor_that_falls_silent_is_stale_once(start: Start) -> None:
     asyncio.run(main())
 
 
-def test_a_flood_of_foreign_advertisements_is_dropped_before_decoding(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """200 strangers, each advertising something that could be decoded."""
-    decoded = 0
-    real = bthome.decode
-
-    def counting(payload: bytes) -> object:
-        nonlocal decoded
-        decoded += 1
-        return real(payload)
-
-    monkeypatch.setattr(decoders.bthome, "decode", counting)
-
-    async def main() -> None:
-        async with start([device("fridge", FRIDGE)]) as rig:
-            await rig.until(lambda: rig.bluez.scanning)
-            for number in range(1000):
-                await advertise(rig, "02C409", f"11:22:33:44:55:{number % 200:02X}")()
-                if number % 20 == 0:
-                    await rig.until(lambda seen=number: rig.connector.status()["foreign"] >= seen)
-            await advertise(rig)()
-            await rig.until(lambda: rig.samples)
-            assert rig.connector.status()["foreign"] == 1000
-
-    asyncio.run(main())
-    assert decoded == 1
-
-
 # ── the scan stays alive ─────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_bluetoothd_restarts_and_the_scan_is_started_again(start: Start) -> None:
-    async def main() -> None:
-        async with start([device("fridge", FRIDGE, min_interval="0s")]) as rig:
-            await rig.until(lambda: rig.bluez.scanning)
-            before = rig.bluez.count("StartDiscovery")
-            await rig.bluez.restart()
-            assert not rig.bluez.scanning
-            async with asyncio.timeout(10):
-                await rig.until(lambda: rig.bluez.count("StartDiscovery") > before)
-            await rig.until(lambda: rig.samples, nudge=advertise(rig))
-            assert rig.connector.status()["restarts"] == 1
-
-    asyncio.run(main())
-
-
-def test_a_scan_that_hears_nothing_is_started_again(start: Start) -> None:
-    async def main() -> None:
-        settings = bus(silence="300ms")
-        async with start([device("fridge", FRIDGE, min_interval="0s")], settings, spacing_s=0.5) as rig:
-            await rig.until(lambda: rig.bluez.scanning)
-            rig.bluez.deaf = True
-            before = rig.bluez.count("StartDiscovery")
-            await rig.until(lambda: rig.bluez.count("StartDiscovery") >= before + 2)
-            assert rig.bluez.count("StopDiscovery") >= 2, "the stalled scan is ended first"
-            rig.bluez.deaf = False
-            await rig.until(lambda: rig.samples, nudge=advertise(rig))
-
-    asyncio.run(main())
-
-
-def test_a_busy_controller_is_asked_again(start: Start) -> None:
-    async def main() -> None:
-        def busy(bluez: object) -> None:
-            bluez.fail("StartDiscovery", "InProgress", "Operation already in progress", times=2)  # type: ignore[attr-defined]
-
-        async with start([device("fridge", FRIDGE)], prepare=busy) as rig:
-            await rig.until(lambda: rig.bluez.scanning)
-            assert rig.bluez.count("StartDiscovery") == 3
-            await advertise(rig)()
-            await rig.until(lambda: rig.samples)
-
-    asyncio.run(main())
-
-
-def test_a_stop_that_is_refused_does_not_keep_the_scan_from_starting_again(start: Start) -> None:
-    async def main() -> None:
-        async with start([device("fridge", FRIDGE, min_interval="0s")], bus(silence="300ms")) as rig:
-            await rig.until(lambda: rig.bluez.scanning)
-            rig.bluez.fail("StopDiscovery", "InProgress", times=2)
-            before = rig.bluez.count("StartDiscovery")
-            await rig.until(lambda: rig.bluez.count("StopDiscovery") >= 2)
-            await rig.until(lambda: rig.bluez.count("StartDiscovery") > before + 1)
-            await rig.until(lambda: rig.samples, nudge=advertise(rig))
-
-    asyncio.run(main())
 
 
 def test_an_adapter_that_is_replugged_is_used_again(start: Start) -> None:
@@ -308,22 +179,6 @@ def test_without_bluetoothd_the_error_says_so(start: Start) -> None:
     async def main() -> None:
         async with start([device("fridge", FRIDGE)], service=False) as rig:
             assert "bluetooth.service" in str(await rig.link_error())
-
-    asyncio.run(main())
-
-
-def test_when_dbus_ends_the_connector_ends_and_a_new_one_works(start: Start) -> None:
-    async def main() -> None:
-        async with start([device("fridge", FRIDGE)]) as rig:
-            await rig.until(lambda: rig.bluez.scanning)
-            await rig.dbus.stop()
-            assert "D-Bus" in str(await rig.link_error())
-            await rig.bluez.stop()
-            await rig.dbus.start()
-            await rig.bluez.start()
-            rig.connector = rig.build(rig)
-            rig.running = asyncio.create_task(rig.connector.run(rig.emit))
-            await rig.until(lambda: rig.samples, nudge=advertise(rig))
 
     asyncio.run(main())
 
@@ -417,71 +272,6 @@ def test_a_connection_that_bluetoothd_took_with_it_is_made_again(start: Start) -
             await show_probe(rig)
             await rig.until(lambda: rig.bluez.notifying(PROBE, TEMPERATURE))
             await rig.until(lambda: rig.values("probe", "temperature")[-1] == 25.0)
-
-    asyncio.run(main())
-
-
-def test_connects_aborted_by_the_controller_are_tried_until_one_succeeds(start: Start) -> None:
-    async def main() -> None:
-        async with start([device("probe", PROBE, connect={"mode": "notify"}, points=POINTS)]) as rig:
-            rig.bluez.fail("Connect", "Failed", "le-connection-abort-by-local", times=3)
-            await show_probe(rig)
-            await rig.until(lambda: rig.values("probe", "temperature") == [25.0])
-            assert rig.bluez.count("Connect") == 4
-
-    asyncio.run(main())
-
-
-def test_a_connect_that_hangs_is_bounded_and_does_not_stop_the_neighbours(start: Start) -> None:
-    async def main() -> None:
-        devices = [
-            device("probe", PROBE, connect={"mode": "notify"}, points=POINTS),
-            device("fridge", FRIDGE, min_interval="0s"),
-        ]
-        async with start(devices, bus(connect_timeout="300ms")) as rig:
-            rig.bluez.hang("Connect")
-            await show_probe(rig)
-            await rig.until(lambda: rig.bluez.count("Connect") >= 2)
-            await advertise(rig)()
-            await rig.until(lambda: rig.values("fridge", "temperature") == [25.0])
-            assert ("probe", DeviceState.FAILING) in {(name, state) for name, state, _ in rig.reports}
-            rig.bluez.heal("Connect")
-            await rig.until(lambda: rig.values("probe", "temperature") == [25.0])
-
-    asyncio.run(main())
-
-
-def test_a_bluetoothd_that_answers_nothing_at_all_is_bounded_too(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """bleak waits without a limit for the answer to its own Disconnect."""
-    monkeypatch.setattr(link, "_GRACE_S", 0.3)
-
-    async def main() -> None:
-        probe = device("probe", PROBE, connect={"mode": "notify"}, points=POINTS)
-        async with start([probe], bus(connect_timeout="300ms")) as rig:
-            rig.bluez.hang("Connect")
-            rig.bluez.hang("Disconnect")
-            await show_probe(rig)
-            await rig.until(lambda: rig.bluez.count("Connect") >= 2)
-
-    asyncio.run(main())
-
-
-def test_no_more_connections_than_the_adapter_bears(start: Start) -> None:
-    async def main() -> None:
-        addresses = [f"F0:F1:F2:F3:F4:{number:02X}" for number in range(4)]
-        devices = [
-            device(f"d{number}", address, connect={"mode": "notify"}, points=POINTS)
-            for number, address in enumerate(addresses)
-        ]
-        async with start(devices, bus(max_connections=2)) as rig:
-            await rig.until(lambda: rig.bluez.scanning)
-            for address in addresses:
-                rig.bluez.give_gatt(address, GATT)
-                await rig.bluez.advertise(address)
-            await rig.until(lambda: len({sample.device for sample in rig.samples}) == 2)
-            await rig.bluez.drop(next(address for address in addresses if rig.bluez.notifying(address, TEMPERATURE)))
-            await rig.until(lambda: len({sample.device for sample in rig.samples}) == 3)
-            assert rig.bluez.most_connected == 2
 
     asyncio.run(main())
 

@@ -7,7 +7,7 @@ import itertools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.connectors.ble.watchdog import Watchdog
+from gateway.connectors.ble.watchdog import RESET_EVERY, RESTARTS, Advice, Remedy, Watchdog
 
 
 def test_an_upset_restarts_at_once() -> None:
@@ -15,7 +15,7 @@ def test_an_upset_restarts_at_once() -> None:
     dog.started(0.0)
     assert dog.tick(1.0) is None
     dog.upset("bluetoothd restarted")
-    assert dog.tick(1.0) == "bluetoothd restarted"
+    assert dog.tick(1.0) == Advice(Remedy.RESTART, "bluetoothd restarted")
     assert dog.tick(1.0) is None
 
 
@@ -25,19 +25,51 @@ def test_silence_restarts_and_any_advertisement_holds_it_off() -> None:
     dog.heard(50.0)
     assert dog.deadline() == 140.0
     assert dog.tick(139.9) is None
-    assert dog.tick(140.0) == "nothing heard for 90 s"
+    assert dog.tick(140.0) == Advice(Remedy.RESTART, "nothing heard for 90 s")
 
 
 def test_after_the_first_restart_there_is_at_most_one_a_minute() -> None:
     dog = Watchdog(90.0)
     dog.started(0.0)
     dog.upset("first")
-    assert dog.tick(10.0) == "first"
+    assert dog.tick(10.0) == Advice(Remedy.RESTART, "first")
     dog.started(10.0)
     dog.upset("second")
     assert dog.tick(11.0) is None
     assert dog.deadline() == 70.0
-    assert dog.tick(70.0) == "second"
+    assert dog.tick(70.0) == Advice(Remedy.RESTART, "second")
+
+
+def silence(dog: Watchdog, remedies: int) -> list[Remedy]:
+    """What is done when nothing is heard for long."""
+    done = []
+    for _ in range(remedies):
+        now = dog.deadline()
+        advice = dog.tick(now)
+        assert advice is not None
+        done.append(advice.remedy)
+        dog.started(now)
+    return done
+
+
+def test_silence_after_something_was_heard_climbs_the_ladder_and_goes_on_for_ever() -> None:
+    dog = Watchdog(90.0)
+    dog.started(0.0)
+    dog.heard(1.0)
+    assert silence(dog, RESTARTS + 1) == [*[Remedy.RESTART] * RESTARTS, Remedy.RESET]
+    assert not dog.wedged
+    assert silence(dog, RESET_EVERY) == [*[Remedy.RESTART] * (RESET_EVERY - 1), Remedy.RESET]
+    assert dog.wedged
+    dog.heard(dog.deadline() - 1)
+    assert not dog.wedged
+    assert silence(dog, 1) == [Remedy.RESTART]
+
+
+def test_where_nothing_was_ever_heard_nothing_is_switched_off() -> None:
+    dog = Watchdog(90.0)
+    dog.started(0.0)
+    assert set(silence(dog, 50)) == {Remedy.RESTART}
+    assert not dog.wedged
 
 
 @settings(max_examples=200, deadline=None)

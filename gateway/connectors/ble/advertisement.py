@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from gateway.model import Status, Value
 
@@ -25,9 +25,25 @@ class Advertisement(NamedTuple):
     service_data: Mapping[str, bytes]
     """UUID in full, lower case → payload."""
     manufacturer_data: Mapping[int, bytes]
-    """Company identifier → payload."""
+    """Company identifier → payload; BlueZ adds to it and never takes away."""
     stable_address: bool = True
     """False: a random address, which may change with every battery or every quarter of an hour."""
+    changed: frozenset[int] | None = None
+    """Companies whose payload differs from what was heard before. None: nothing was heard before."""
+
+    def newest(self) -> Mapping[int, bytes]:
+        """Manufacturer data without what is left from earlier packets; for devices that send a measurement where the
+        company identifier belongs, and so leave one entry behind with every value."""
+        if self.changed is None:
+            return self.manufacturer_data
+        return {company: self.manufacturer_data[company] for company in self.changed}
+
+
+class Key(Protocol):
+    """The secret of one device."""
+
+    def open(self, nonce: bytes, sealed: bytes, associated: bytes = b"") -> bytes | None:
+        """The plain text of AES-128-CCM with a tag of four bytes at the end of `sealed`; None: it does not fit."""
 
 
 class Nature(Enum):
@@ -58,6 +74,30 @@ class Decoded(NamedTuple):
     payload: bytes
     quantities: tuple[Quantity, ...]
     encrypted: bool = False
-    """There was something, and without the key nobody can say what."""
+    """There was something, and without the right key nobody can say what."""
     numbered: bool = False
     """The device numbers its packets, so the same payload is the same packet."""
+    sealed: bool = False
+    """It was encrypted, and the key fitted."""
+    counter: int | None = None
+    """What the device counts up with every packet that it seals; a smaller one is a recording."""
+
+
+def uuid16(number: int) -> str:
+    """A UUID of the Bluetooth SIG in full."""
+    return f"0000{number:04x}-0000-1000-8000-00805f9b34fb"
+
+
+def mac(address: str) -> bytes:
+    """The six bytes of an address, in the order in which it is written."""
+    return bytes.fromhex(address.replace(":", ""))
+
+
+def state(point: str, value: bool | str) -> Quantity:
+    """A quantity whose every change counts."""
+    return Quantity(point, value, nature=Nature.STATE)
+
+
+def fault(point: str, unit: str = "") -> Quantity:
+    """A quantity that the device itself calls unknown."""
+    return Quantity(point, None, unit, Status.SENSOR_FAULT)

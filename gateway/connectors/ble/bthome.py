@@ -1,4 +1,4 @@
-"""Pure: BTHome v2, unencrypted, as specified at https://bthome.io/format.
+"""Pure: BTHome v2, as specified at https://bthome.io/format and https://bthome.io/encryption.
 
 Service data of UUID 0xFCD2: one byte of device information, then objects, each an id and its value, little-endian.
 The specification asks senders to keep ids in ascending order and receivers to stop at the first id that they do not
@@ -6,6 +6,9 @@ know (its length is unknown too); what came before it counts. Ids out of order a
 short makes the whole payload a `DecodeError`.
 
 Several objects of one property are numbered in their order: `temperature_1`, `temperature_2`.
+
+Encrypted, the objects are AES-CCM with a tag of four bytes; behind them stand a counter of four bytes, little-endian,
+that grows with every advertisement, and the tag. The nonce is address, UUID as sent, device information, counter.
 """
 
 from __future__ import annotations
@@ -13,14 +16,17 @@ from __future__ import annotations
 from collections import Counter
 from typing import Final, NamedTuple
 
-from gateway.connectors.ble.advertisement import Decoded, Nature, Quantity
+from gateway.connectors.ble.advertisement import Advertisement, Decoded, Key, Nature, Quantity, mac, uuid16
 from gateway.errors import DecodeError
 from gateway.model import Status
 
-UUID: Final = "0000fcd2-0000-1000-8000-00805f9b34fb"
+UUID: Final = uuid16(0xFCD2)
 NAME: Final = "bthome"
 
 _VERSION: Final = 2
+_ENCRYPTED: Final = 0x01
+_COUNTER_BYTES: Final = 4
+_TAG_BYTES: Final = 4
 _PACKET_ID: Final = 0x00
 
 
@@ -153,7 +159,13 @@ _COMMANDS: Final = {0x00: "off", 0x01: "on", 0x02: "toggle", 0x03: "step_up", 0x
 _COMMAND_LENGTH_BITS: Final = 0x1F  # the high 3 bits are reserved
 
 
-def decode(payload: bytes) -> Decoded:
+def hear(heard: Advertisement, key: Key | None) -> Decoded | None:
+    """What the advertisement says in this format; None: nothing. Raises DecodeError."""
+    payload = heard.service_data.get(UUID)
+    return None if payload is None else decode(payload, heard.address, key)
+
+
+def decode(payload: bytes, address: str = "", key: Key | None = None) -> Decoded:
     """One service data payload, without its UUID.
 
     Raises:
@@ -164,9 +176,27 @@ def decode(payload: bytes) -> Decoded:
     version = payload[0] >> 5
     if version != _VERSION:
         raise DecodeError(f"BTHome version {version} is not known; known: {_VERSION}", 0)
-    if payload[0] & 0x01:
+    if payload[0] & _ENCRYPTED:
+        return _unsealed(payload, address, key)
+    quantities, numbered = _objects(payload, 1)
+    return Decoded(NAME, payload, quantities, numbered=numbered)
+
+
+def _unsealed(payload: bytes, address: str, key: Key | None) -> Decoded:
+    sealed, counter, tag = payload[1 : -_COUNTER_BYTES - _TAG_BYTES], payload[-8:-_TAG_BYTES], payload[-_TAG_BYTES:]
+    if not sealed:
+        raise DecodeError("BTHome: an encrypted payload without objects", len(payload))
+    nonce = mac(address) + b"\xd2\xfc" + payload[:1] + counter if key is not None else b""
+    objects = None if key is None else key.open(nonce, sealed + tag)
+    if objects is None:
         return Decoded(NAME, payload, (), encrypted=True)
-    reader = _Reader(payload, 1)
+    quantities, _ = _objects(objects, 0)
+    return Decoded(NAME, payload, quantities, numbered=True, sealed=True, counter=int.from_bytes(counter, "little"))
+
+
+def _objects(data: bytes, at: int) -> tuple[tuple[Quantity, ...], bool]:
+    """The quantities of all objects from there on, and whether the packet is numbered."""
+    reader = _Reader(data, at)
     objects: list[_Object] = []
     numbered = False
     while reader.more():
@@ -181,7 +211,7 @@ def decode(payload: bytes) -> Decoded:
             if item is None:
                 break
             objects.append(item)
-    return Decoded(NAME, payload, _named(objects), numbered=numbered)
+    return _named(objects), numbered
 
 
 class _Object(NamedTuple):

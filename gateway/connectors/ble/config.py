@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from gateway.connectors.base import Connect, Kind, Tools
 from gateway.connectors.ble import gatt
-from gateway.connectors.ble.decoders import DecoderName
+from gateway.connectors.ble.decoders import SEALED, DecoderName
 from gateway.points import Bus, Device, Point, name_mistakes
 from gateway.settings import Duration, Key, Mistake, Table
 
@@ -53,6 +54,9 @@ class BlePoint(Point, frozen=True, kw_only=True):
     """A quantity of an advertisement (by its name), or a characteristic of a connected device."""
 
     characteristic: Annotated[str, Key("UUID of the characteristic, 16 bits or in full", example='"2a6e"')] = ""
+    field: Annotated[
+        str, Key("which value of a standard characteristic with several; empty: its first", example='"energy_expended"')
+    ] = ""
     type: Annotated[
         str, Key("type of a characteristic that the Bluetooth SIG does not fix: uint8 … float64, string")
     ] = ""
@@ -61,29 +65,33 @@ class BlePoint(Point, frozen=True, kw_only=True):
     def mistakes(self) -> Iterable[Mistake]:
         yield from super().mistakes()
         if not self.characteristic:
-            if self.type:
-                yield Mistake(("type",), "`type` belongs to a `characteristic`, and there is none")
+            if self.type or self.field:
+                word = "type" if self.type else "field"
+                yield Mistake((word,), f"`{word}` belongs to a `characteristic`, and there is none")
             if self.write is not None:
                 yield Mistake(("write",), "only a point with a `characteristic` can be written")
             return
         uuid = gatt.full_uuid(self.characteristic)
         if uuid is None:
             yield Mistake(("characteristic",), f"{self.characteristic!r} is not a UUID such as 2a6e or 0000ff01-0000-…")
-        elif not self.type and gatt.standard(uuid) is None:
+            return
+        try:
+            known = gatt.custom(self.type, self.byte_order) if self.type else gatt.fixed(uuid, self.field)
+        except ValueError as error:
+            yield Mistake(("type" if self.type else "field",), str(error))
+            return
+        if known is None:
             yield Mistake(
                 ("characteristic",), f"`type` is needed: {self.characteristic} has no format that is known here"
             )
-        elif self.type:
-            try:
-                gatt.custom(self.type, self.byte_order)
-            except ValueError as error:
-                yield Mistake(("type",), str(error))
+        elif self.write is not None and not self.type and gatt.measurement(uuid) is not None:
+            yield Mistake(("write",), f"{self.characteristic} is measured by the device, and cannot be written")
 
     def format(self) -> gatt.Format:
         """How the bytes of the characteristic are read; only for points that have one."""
         if self.type:
             return gatt.custom(self.type, self.byte_order)
-        known = gatt.standard(self.uuid())
+        known = gatt.fixed(self.uuid(), self.field)
         assert known is not None, "checked by mistakes()"
         return known
 
@@ -97,6 +105,7 @@ class ConnectTable(Table, frozen=True, kw_only=True):
 
     mode: Annotated[ConnectMode, Key("`notify`: stay connected, the device speaks; `poll`: read every `interval`")]
     interval: Annotated[Duration, Key("time between reads; with `notify`, of what cannot notify", min=0.1)] = 300.0
+    pair: Annotated[bool, Key("pair (bond) first, for a device that answers no stranger; without a code")] = False
 
 
 class BleDevice(Device, frozen=True, kw_only=True):
@@ -104,6 +113,24 @@ class BleDevice(Device, frozen=True, kw_only=True):
 
     address: Annotated[str, Key("Bluetooth address", pattern=_ADDRESS, example='"A4:C1:38:8D:18:B2"')]
     decoder: Annotated[DecoderName, Key("format of its advertisements")] = DecoderName.AUTO
+    package: Annotated[
+        str,
+        Key(
+            "decode with this package of the Bluetooth-Devices project instead (extra ble-decoders)",
+            pattern=r"[a-z0-9]+(?:-[a-z0-9]+)*",
+            example='"sensorpush-ble"',
+        ),
+    ] = ""
+    bindkey_file: Annotated[
+        Path | None,
+        Key("file with the key of its encrypted advertisements, 32 hex digits", example='"/etc/gateway/fridge.key"'),
+    ] = None
+    irk_file: Annotated[
+        Path | None,
+        Key(
+            "file with its identity resolving key, 32 hex digits: its address changes", example='"/etc/gateway/tag.irk"'
+        ),
+    ] = None
     min_interval: Annotated[Duration, Key("pass on its advertisements at most this often; a changed state always")] = (
         1.0
     )
@@ -136,6 +163,10 @@ class BleDevice(Device, frozen=True, kw_only=True):
         for place, point in enumerate(self.named):
             if point.characteristic and self.connect is None and point.write is None:
                 yield Mistake(("points", place, "characteristic"), "a characteristic needs `connect` (or `write`)")
+        if self.package and self.decoder is not DecoderName.AUTO:
+            yield Mistake(("decoder",), "`package` and `decoder` are two ways to say who decodes; keep one")
+        if self.bindkey_file is not None and self.decoder is not DecoderName.AUTO and self.decoder not in SEALED:
+            yield Mistake(("bindkey_file",), f"{self.decoder.value} is not encrypted in a way that is known here")
         if self.connect is not None and not self.characteristics:
             yield Mistake(("connect",), "nothing to connect for: no point has a `characteristic`")
 

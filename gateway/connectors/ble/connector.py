@@ -1,8 +1,8 @@
 """The connector of one Bluetooth adapter: listens to sensors, and connects to the devices that want it.
 
-One task owns the scan and keeps it alive (`watchdog.py`); advertisements of addresses that nobody configured are
-dropped before anything is decoded. Samples wait for the gateway in a bounded queue; when it is full the oldest goes
-and is counted, for a sensor repeats itself and the newest value is the one that is wanted.
+One task owns the scan and keeps it alive (`watchdog.py`); advertisements of addresses that nobody configured, and that
+no key resolves to a configured one, are dropped before anything is decoded. Samples wait for the gateway in a bounded
+queue; when it is full the oldest goes and is counted, for a sensor repeats itself and the newest value is wanted.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from typing import Final
 from gateway.connectors.base import Emit, Tools
 from gateway.connectors.ble.advertisement import Advertisement
 from gateway.connectors.ble.config import BleBus, BleDevice, ScanMode
+from gateway.connectors.ble.equipment import equip, resolving_keys
+from gateway.connectors.ble.identity import Identities
 from gateway.connectors.ble.radio import PassiveUnsupported, Radio
 from gateway.connectors.ble.sensor import Sensor
 from gateway.connectors.ble.session import Airtime, Session
-from gateway.connectors.ble.watchdog import SPACING_S, Watchdog
+from gateway.connectors.ble.watchdog import SPACING_S, Advice, Remedy, Watchdog
 from gateway.errors import CommandError, LinkError
 from gateway.model import DeviceState, Json, Outcome, Sample, Value, Write
 
@@ -33,6 +35,7 @@ _BEAT_PROMISE_S: Final = 90.0
 _PASSIVE_TRIAL_S: Final = 60.0
 """Passive scanning can fail without an error (bleak issue 1136); nothing heard for so long, and the scan is active."""
 _LAST_WORD_S: Final = 5.0
+_WEDGED: Final = "if something is there, unplug it and plug it in again, or restart the machine (rfkill list, dmesg)"
 
 
 class BleConnector:
@@ -60,7 +63,9 @@ class BleConnector:
             for device in devices
             if device.characteristics
         }
+        self._identities = Identities({})
         self._watchdog = Watchdog(bus.silence, restart_spacing_s)
+        self._wedged = False
         self._passive = bus.scan_mode is not ScanMode.ACTIVE
         self._started_at = now
         self._heard_anything = False
@@ -69,12 +74,13 @@ class BleConnector:
         self._arrived = asyncio.Event()
         self._running = False
         self._scanning = False
-        self._heard = self._foreign = self._dropped = self._restarts = 0
+        self._heard = self._foreign = self._dropped = self._restarts = self._resets = 0
 
     async def run(self, emit: Emit) -> None:
         """Until cancelled. Raises LinkError."""
         self._tools.beat(_BEAT_PROMISE_S)
         try:
+            await self._equip()
             await self._radio.open()
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._deliver(emit), name=f"ble-deliver:{self._bus.name}")
@@ -97,6 +103,19 @@ class BleConnector:
         finally:
             self._running = self._scanning = False
             await self._radio.close()
+
+    async def _equip(self) -> None:
+        """What is missing for a device is told, and the others go on."""
+        devices = tuple(self._devices.values())
+        keys = await asyncio.to_thread(resolving_keys, devices)
+        self._identities = Identities(keys.usable)
+        for device in devices:
+            with_it = await asyncio.to_thread(equip, device)
+            sensor = self._sensors.get(device.address.upper())
+            if sensor is not None:
+                sensor.equip(*with_it)
+            if problem := with_it.problem or keys.problems.get(device.name):
+                self._tools.report(device.name, DeviceState.FAILING, problem)
 
     async def _last_word(self, emit: Emit, why: str) -> None:
         """The adapter is gone, and nothing can be known of what was heard or read through it."""
@@ -137,16 +156,17 @@ class BleConnector:
         self._watchdog.heard(now)
         self._heard_anything = True
         self._heard += 1
-        sensor = self._sensors.get(heard.address)
+        address = heard.address if heard.stable_address else self._identities.of(heard.address)
+        sensor = self._sensors.get(address)
         if sensor is None:
             self._foreign += 1
             return
         sample = sensor.take(heard, now, self._tools.clock.boot_ns())
         if sample is not None:
             self._put(sample)
-        session = self._sessions.get(heard.address)
+        session = self._sessions.get(address)
         if session is not None:
-            session.heard()
+            session.heard(heard.address)
 
     # ── the scan ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -170,10 +190,9 @@ class BleConnector:
                 self._passive = False
                 log.info("%s: nothing heard by passive scanning; scanning actively", self._bus.name)
                 await self._start()
-            elif why := self._watchdog.tick(now):
-                self._restarts += 1
-                log.info("%s: %s; starting the scan again", self._bus.name, why)
-                await self._start()
+            elif advice := self._watchdog.tick(now):
+                await self._remedy(advice)
+            self._tell_wedged()
             self._tools.beat(_BEAT_PROMISE_S)
             try:
                 async with asyncio.timeout(self._next(clock.monotonic())):
@@ -181,6 +200,30 @@ class BleConnector:
                 self._wake.clear()
             except TimeoutError:
                 pass  # a deadline: the loop looks which
+
+    async def _remedy(self, advice: Advice) -> None:
+        remedy = Remedy.RESTART if self._connected() else advice.remedy
+        if not self._wedged:
+            log.info("%s: %s; %s", self._bus.name, advice.why, remedy.value)
+        if remedy is Remedy.RESET:
+            self._resets += 1
+            self._tools.beat(_BEAT_PROMISE_S)
+            await self._radio.reset()
+        else:
+            self._restarts += 1
+        await self._start()
+
+    def _connected(self) -> bool:
+        """A controller that holds a connection is not hung, and a reset would cut it."""
+        return any(session.connected for session in self._sessions.values())
+
+    def _tell_wedged(self) -> None:
+        wedged = self._watchdog.wedged and not self._connected()
+        if wedged and not self._wedged:
+            log.warning("%s: the adapter hears nothing any more: %s", self._bus.name, _WEDGED)
+        elif self._wedged and not wedged:
+            log.info("%s: the adapter hears again", self._bus.name)
+        self._wedged = wedged
 
     async def _start(self) -> None:
         for session in self._sessions.values():
@@ -244,6 +287,8 @@ class BleConnector:
             "heard": self._heard,
             "foreign": self._foreign,
             "restarts": self._restarts,
+            "resets": self._resets,
+            "wedged": _WEDGED if self._wedged else "",
             "dropped": self._dropped,
             "devices": {
                 device.name: self._sensors[address].status()

@@ -14,8 +14,20 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from gateway.connectors.ble import bthome, ruuvi
-from gateway.connectors.ble.advertisement import Advertisement, Decoded, Nature
+from gateway.connectors.ble import (
+    atc,
+    bthome,
+    eddystone,
+    govee,
+    ibeacon,
+    inkbird,
+    ruuvi,
+    switchbot,
+    thermopro,
+    xiaomi,
+)
+from gateway.connectors.ble.advertisement import Advertisement, Decoded, Key, Nature
+from gateway.errors import DecodeError
 from gateway.model import Value
 
 _SAME_PACKET_S: Final = 30.0
@@ -28,30 +40,70 @@ class DecoderName(StrEnum):
     """Words of `decoder`."""
 
     AUTO = "auto"
-    BTHOME = "bthome"
-    RUUVI = "ruuvi"
+    BTHOME = bthome.NAME
+    RUUVI = ruuvi.NAME
+    XIAOMI = xiaomi.NAME
+    ATC = atc.NAME
+    GOVEE = govee.NAME
+    INKBIRD = inkbird.NAME
+    THERMOPRO = thermopro.NAME
+    SWITCHBOT = switchbot.NAME
+    EDDYSTONE = eddystone.NAME
+    IBEACON = ibeacon.NAME
 
 
-def payload_for(wanted: DecoderName, heard: Advertisement) -> tuple[Callable[[bytes], Decoded], bytes] | None:
-    """The decoder that this advertisement carries something for, and its bytes; None when there is nothing."""
-    if wanted is not DecoderName.RUUVI and (payload := heard.service_data.get(bthome.UUID)) is not None:
-        return bthome.decode, payload
-    if wanted is not DecoderName.BTHOME and (payload := heard.manufacturer_data.get(ruuvi.COMPANY)) is not None:
-        return ruuvi.decode, payload
-    return None
+Hear = Callable[[Advertisement, Key | None], Decoded | None]
+
+DECODERS: Final[dict[DecoderName, Hear]] = {
+    DecoderName.BTHOME: bthome.hear,
+    DecoderName.RUUVI: ruuvi.hear,
+    DecoderName.XIAOMI: xiaomi.hear,
+    DecoderName.ATC: atc.hear,
+    DecoderName.GOVEE: govee.hear,
+    DecoderName.INKBIRD: inkbird.hear,
+    DecoderName.THERMOPRO: thermopro.hear,
+    DecoderName.SWITCHBOT: switchbot.hear,
+    DecoderName.EDDYSTONE: eddystone.hear,
+    DecoderName.IBEACON: ibeacon.hear,
+}
+_AUTO: Final = tuple(hear for name, hear in DECODERS.items() if name is not DecoderName.IBEACON)
+"""What `auto` tries, in this order."""
+SEALED: Final = frozenset({DecoderName.BTHOME, DecoderName.XIAOMI, DecoderName.ATC})
+"""Formats that a key opens."""
+
+_SERVICE_DATA: Final = 0x16
+_MANUFACTURER_DATA: Final = 0xFF
+_SHORT_NAME: Final = 0x08
+_NAME: Final = 0x09
+_NAMES: Final = (inkbird.WITH_HUMIDITY, inkbird.TEMPERATURE_ONLY, "TP3", "GVH5", "Govee_")
+SIGNS: Final[tuple[tuple[int, bytes], ...]] = (
+    *((_SERVICE_DATA, uuid) for uuid in (b"\xd2\xfc", b"\x95\xfe", b"\x1a\x18", b"\x3d\xfd", b"\x00\x0d", b"\xaa\xfe")),
+    *((_MANUFACTURER_DATA, company) for company in (b"\x99\x04", b"\x88\xec", b"\x01\x88", b"\x69\x09")),
+    *((kind, name.encode()) for name in _NAMES for kind in (_SHORT_NAME, _NAME)),
+)
+"""How an advertisement begins that one of these decoders may read: type of an advertising element, first bytes."""
 
 
-def decode(wanted: DecoderName, heard: Advertisement) -> Decoded | None:
+def decode(wanted: DecoderName, heard: Advertisement, key: Key | None = None) -> Decoded | None:
     """What the advertisement says; None when it carries nothing for this decoder.
 
     Raises:
         DecodeError: it does, but the bytes make no sense.
     """
-    found = payload_for(wanted, heard)
-    if found is None:
-        return None
-    decoder, payload = found
-    return decoder(payload)
+    if wanted is not DecoderName.AUTO:
+        return DECODERS[wanted](heard, key)
+    wrong: DecodeError | None = None
+    for hear in _AUTO:
+        try:
+            decoded = hear(heard, key)
+        except DecodeError as error:
+            wrong = wrong or error
+            continue
+        if decoded is not None:
+            return decoded
+    if wrong is not None:
+        raise wrong
+    return None
 
 
 class _Last(NamedTuple):

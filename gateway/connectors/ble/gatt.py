@@ -10,6 +10,7 @@ import re
 from typing import Final, NamedTuple, Protocol
 
 from gateway.codec import words
+from gateway.connectors.ble.measurements import MEASUREMENTS, Field, Measurement
 from gateway.errors import DecodeError
 from gateway.model import Status, Value
 
@@ -19,14 +20,14 @@ _FULL: Final = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}
 
 
 class Format(Protocol):
-    """How the bytes of one characteristic are read and written."""
+    """How the bytes of one characteristic are read and written, or one of the fields that it has."""
 
     @property
     def unit(self) -> str:
         """What the format itself says; empty: nothing."""
 
-    def decode(self, data: bytes) -> tuple[Value | None, Status]:
-        """Raises DecodeError when the bytes do not fit."""
+    def decode(self, data: bytes) -> tuple[Value | None, Status] | None:
+        """None: these bytes say nothing of it. Raises DecodeError when they do not fit."""
 
     def encode(self, value: Value) -> bytes:
         """Raises DecodeError when the value does not fit."""
@@ -134,3 +135,24 @@ def full_uuid(written: str) -> str | None:
 def standard(uuid: str) -> Characteristic | None:
     """The fixed format behind a full UUID, if the SIG fixes one that is known here."""
     return STANDARD.get(int(uuid[:8], 16)) if uuid.endswith(_BASE) else None
+
+
+def measurement(uuid: str) -> Measurement | None:
+    """The same for a characteristic of several fields."""
+    return MEASUREMENTS.get(int(uuid[:8], 16)) if uuid.endswith(_BASE) else None
+
+
+def fixed(uuid: str, field: str = "") -> Format | None:
+    """How a characteristic that the SIG fixes is read; of one with several fields, the first or the one named.
+
+    Raises:
+        ValueError: it has no such field; says which it has.
+    """
+    several = measurement(uuid)
+    if several is None:
+        if field:
+            raise ValueError("this characteristic has no fields")
+        return standard(uuid)
+    if field and field not in several.units:
+        raise ValueError(f"{several.name} has no field {field!r}; it has {', '.join(several.units)}")
+    return Field(several, field or next(iter(several.units)))

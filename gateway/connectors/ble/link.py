@@ -25,11 +25,12 @@ from bleak.backends.characteristic import BleakGATTCharacteristic
 from bleak.backends.device import BLEDevice
 from bleak.backends.scanner import AdvertisementData
 from bleak.exc import BleakDBusError, BleakError, BleakGATTProtocolError
-from dbus_fast import BusType, Message, MessageType, unpack_variants
+from dbus_fast import BusType, Message, MessageType, Variant, unpack_variants
 from dbus_fast.aio import MessageBus
 from dbus_fast.errors import DBusFastError
 
 from gateway.connectors.ble.advertisement import Advertisement
+from gateway.connectors.ble.decoders import SIGNS
 from gateway.connectors.ble.radio import Heard, PassiveUnsupported
 from gateway.errors import DeviceError, LinkError
 from gateway.model import Status
@@ -42,23 +43,27 @@ _FOREIGN: Final = (BleakError, DBusFastError, OSError, EOFError, AssertionError,
 
 _BLUEZ: Final = "org.bluez"
 _ADAPTER: Final = "org.bluez.Adapter1"
+_NOT_PAIRED: Final = tuple(f"Authentication{how}" for how in ("Failed", "Canceled", "Rejected", "Timeout"))
+_WANTS_PAIRING: Final = (0x05, 0x08, 0x0C, 0x0F)
+"""ATT errors: insufficient authentication, authorization, key size, encryption."""
 _NO_RSSI: Final = -127
 """bleak's word for "BlueZ has no signal strength": the properties changed, but nothing was received."""
 _CALL_S: Final = 10.0
 _OPERATION_S: Final = 15.0
 _GRACE_S: Final = 5.0
 """On top of bleak's own time limit for a connect, for it to clean up."""
+_POWER_PAUSE_S: Final = 1.0
+"""For the controller to lose what it holds, and to come up again."""
 _COMES_BACK_S: Final = 15.0
 """A restart of bluetoothd or a replugged adapter takes a few seconds; after this it counts as gone."""
 _START_TRIES: Final = 6
 _PASSING: Final = ("InProgress", "NotReady", "UnknownObject", "UnknownMethod", "ServiceUnknown", "NoReply")
 """Errors of a bluetoothd that is still busy: starting, or stopping the previous scan."""
 
-# AdvertisementMonitor1 insists on patterns: the two formats decoded here, and the usual values of the flags, so that
+# AdvertisementMonitor1 insists on patterns: the formats decoded here, and the usual values of the flags, so that
 # devices to connect to are heard as well.
 _PATTERNS: Final[list[OrPatternLike]] = [
-    OrPattern(0, AdvertisementDataType.SERVICE_DATA_UUID16, b"\xd2\xfc"),
-    OrPattern(0, AdvertisementDataType.MANUFACTURER_SPECIFIC_DATA, b"\x99\x04"),
+    *(OrPattern(0, AdvertisementDataType(kind), begin) for kind, begin in SIGNS),
     *(OrPattern(0, AdvertisementDataType.FLAGS, flags) for flags in (b"\x02", b"\x04", b"\x05", b"\x06", b"\x1a")),
 ]
 
@@ -77,6 +82,7 @@ class BleakRadio:
         self._peripherals: set[BleakPeripheral] = set()
         self._changed = asyncio.Event()
         self._void = ""
+        self._resetting = False
 
     async def open(self) -> None:
         try:
@@ -169,6 +175,35 @@ class BleakRadio:
             # InProgress, or a bluetoothd that knows nothing of our scan any more: it is over either way
             log.debug("%s: stop of the scan: %r", self._name, error)
 
+    async def reset(self) -> None:
+        await self.stop()
+        self._resetting = True
+        try:
+            for on in (False, True):
+                await self._power(on)
+                await asyncio.sleep(_POWER_PAUSE_S)
+        finally:
+            self._resetting = False
+            self._lose_all()
+
+    async def _power(self, on: bool) -> None:
+        bus = self._bus
+        if bus is None:
+            return
+        powered = Message(
+            destination=_BLUEZ,
+            path=f"/org/bluez/{self._name}",
+            interface="org.freedesktop.DBus.Properties",
+            member="Set",
+            signature="ssv",
+            body=[_ADAPTER, "Powered", Variant("b", on)],
+        )
+        try:
+            async with asyncio.timeout(_CALL_S):
+                await self._answered(bus, powered)
+        except _FOREIGN as error:
+            log.warning("%s cannot be switched %s: %r", self._name, "on" if on else "off", error)
+
     async def upset(self) -> str:
         await self._changed.wait()
         self._changed.clear()
@@ -182,11 +217,11 @@ class BleakRadio:
             raise LinkError(problem) from error
         return why
 
-    async def connect(self, address: str, timeout_s: float, on_lost: Callable[[], None]) -> BleakPeripheral:
+    async def connect(self, address: str, timeout_s: float, pair: bool, on_lost: Callable[[], None]) -> BleakPeripheral:
         device = self._devices.get(address.upper())
         if device is None:
             raise DeviceError(f"{address} has not been heard since the scan began", Status.DEVICE_OFFLINE)
-        peripheral = BleakPeripheral(device, self._name, timeout_s, on_lost, self._peripherals.discard)
+        peripheral = BleakPeripheral(device, self._name, timeout_s, pair, on_lost, self._peripherals.discard)
         await peripheral.connect()
         self._peripherals.add(peripheral)
         return peripheral
@@ -204,7 +239,7 @@ class BleakRadio:
                 self._became_void(f"{self._name} came back")
             case "InterfacesRemoved" if body[0] == path and _ADAPTER in body[1]:
                 self._became_void(f"{self._name} was removed")
-            case "PropertiesChanged" if message.path == path and "Powered" in body[1]:
+            case "PropertiesChanged" if message.path == path and "Powered" in body[1] and not self._resetting:
                 self._became_void(f"{self._name} was switched {'on' if body[1]['Powered'].value else 'off'}")
 
     def _became_void(self, why: str) -> None:
@@ -249,19 +284,21 @@ class BleakRadio:
         self._name = name
         return ""
 
-    @staticmethod
-    async def _call(bus: MessageBus, service: str, path: str, member: str, *arguments: str) -> Message:
+    async def _call(self, bus: MessageBus, service: str, path: str, member: str, *arguments: str) -> Message:
         interface = "org.freedesktop.DBus" if member == "AddMatch" else "org.freedesktop.DBus.ObjectManager"
-        reply = await bus.call(
-            Message(
-                destination=service,
-                path=path,
-                interface=interface,
-                member=member,
-                signature="s" * len(arguments),
-                body=list(arguments),
-            )
+        call = Message(
+            destination=service,
+            path=path,
+            interface=interface,
+            member=member,
+            signature="s" * len(arguments),
+            body=list(arguments),
         )
+        return await self._answered(bus, call)
+
+    @staticmethod
+    async def _answered(bus: MessageBus, call: Message) -> Message:
+        reply = await bus.call(call)
         if reply is None:
             raise EOFError("D-Bus connection ended")
         if reply.message_type is MessageType.ERROR:
@@ -290,6 +327,7 @@ class BleakPeripheral:
         device: BLEDevice,
         adapter: str,
         timeout_s: float,
+        pair: bool,
         on_lost: Callable[[], None],
         forget: Callable[[BleakPeripheral], None],
     ) -> None:
@@ -298,7 +336,9 @@ class BleakPeripheral:
         self._on_lost: Callable[[], None] | None = on_lost
         self._forget = forget
         self._up = False
-        self._client = BleakClient(device, lambda _: self.lose(), timeout=timeout_s, bluez={"adapter": adapter})
+        self._client = BleakClient(
+            device, lambda _: self.lose(), timeout=timeout_s, pair=pair, bluez={"adapter": adapter}
+        )
 
     async def connect(self) -> None:
         """Raises DeviceError."""
@@ -311,6 +351,9 @@ class BleakPeripheral:
                 f"{self._address}: no connection within {self._timeout_s:g} s", Status.COMM_TIMEOUT
             ) from error
         except _FOREIGN as error:
+            if isinstance(error, BleakDBusError) and error.dbus_error.rpartition(".")[2] in _NOT_PAIRED:
+                why = f"{self._address}: pairing failed: {error}; {_pairing(self._address)}"
+                raise DeviceError(why, Status.CONFIG) from error
             raise DeviceError(f"{self._address}: cannot connect: {error}", Status.DEVICE_OFFLINE) from error
         self._up = True
 
@@ -328,17 +371,17 @@ class BleakPeripheral:
 
     async def read(self, uuid: str) -> bytes:
         characteristic = self._characteristic(uuid)
-        async with _operation(f"{self._address}: read {uuid}"):
+        async with _operation(self._address, f"read {uuid}"):
             return bytes(await self._client.read_gatt_char(characteristic))
 
     async def write(self, uuid: str, data: bytes) -> None:
         characteristic = self._characteristic(uuid)
-        async with _operation(f"{self._address}: write {uuid}"):
+        async with _operation(self._address, f"write {uuid}"):
             await self._client.write_gatt_char(characteristic, data, response=True)
 
     async def subscribe(self, uuid: str, on_value: Callable[[bytes], None]) -> None:
         characteristic = self._characteristic(uuid)
-        async with _operation(f"{self._address}: subscribe {uuid}"):
+        async with _operation(self._address, f"subscribe {uuid}"):
             await self._client.start_notify(characteristic, lambda _, data: on_value(bytes(data)))
 
     async def disconnect(self) -> None:
@@ -365,15 +408,22 @@ class BleakPeripheral:
             raise DeviceError(f"{self._address}: {uuid}: {error}", Status.CONFIG) from error
 
 
+def _pairing(address: str) -> str:
+    """For a person: a code has to be typed on one of the two sides, and a daemon has no keyboard."""
+    return f"pair it once: `pair = true`, or with a code: bluetoothctl, `scan on`, `pair {address}`, `trust {address}`"
+
+
 @asynccontextmanager
-async def _operation(what: str) -> AsyncIterator[None]:
+async def _operation(address: str, doing: str) -> AsyncIterator[None]:
     """One operation on a characteristic: bounded, and its errors ours."""
+    what = f"{address}: {doing}"
     try:
         async with asyncio.timeout(_OPERATION_S):
             yield
     except TimeoutError as error:
         raise DeviceError(f"{what}: no answer within {_OPERATION_S:g} s", Status.COMM_TIMEOUT) from error
     except BleakGATTProtocolError as error:
-        raise DeviceError(f"{what}: refused: {error}", Status.EXCEPTION) from error
+        advice = f"; {_pairing(address)}" if error.args[0] in _WANTS_PAIRING else ""
+        raise DeviceError(f"{what}: refused: {error}{advice}", Status.EXCEPTION) from error
     except _FOREIGN as error:
         raise DeviceError(f"{what}: {error!r}", Status.DEVICE_OFFLINE) from error

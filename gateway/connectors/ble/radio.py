@@ -48,18 +48,24 @@ class Radio(Protocol):
     async def stop(self) -> None:
         """Stops to scan; never raises."""
 
+    async def reset(self) -> None:
+        """Switches the adapter off and on; scans and connections are void then. Never raises: the scan that is started
+        next says whether it helped."""
+
     async def upset(self) -> str:
-        """Returns as soon as the medium changed under us so that scans and connections are void, and says how.
+        """Returns as soon as the medium changed under us so that scans and connections are void, and says how. What
+        `reset` does is no news.
 
         Raises LinkError when it is gone and does not come back by itself.
         """
 
-    async def connect(self, address: str, timeout_s: float, on_lost: Callable[[], None]) -> Peripheral:
-        """Connects to a device that the current scan has heard. `on_lost` is called once when the connection ends
-        without being asked to.
+    async def connect(self, address: str, timeout_s: float, pair: bool, on_lost: Callable[[], None]) -> Peripheral:
+        """Connects to a device that the current scan has heard, and pairs with it where that is asked.
+
+        `on_lost` is called once when the connection ends without being asked to.
 
         Raises:
-            DeviceError: not heard, no answer, refused, or not within the time.
+            DeviceError: not heard, no answer, refused, not paired, or not within the time.
         """
 
 

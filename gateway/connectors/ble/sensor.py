@@ -1,13 +1,17 @@
-"""Pure: what is known of one device that advertises, and which samples its advertisements make."""
+"""Pure: what is known of one device that advertises, and which samples its advertisements make.
+
+A device with a key is believed only where the key fits: what comes unsealed, or sealed and recorded, is dropped.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from gateway.connectors.ble.advertisement import Advertisement, Decoded, Quantity
 from gateway.connectors.ble.config import BleDevice
 from gateway.connectors.ble.decoders import Thinning, decode
+from gateway.connectors.ble.replay import Replays
 from gateway.errors import DecodeError
 from gateway.model import DeviceState, Json, Sample, Status
 from gateway.settings import duration_text
@@ -28,6 +32,11 @@ class Sensor:
         self._wanted = tuple(point.name for point in device.advertised)
         self.listens = bool(self._wanted) or not device.named
         """False: only its characteristics are of interest."""
+        self._hear: Callable[[Advertisement], Decoded | None] = lambda heard: decode(device.decoder, heard)
+        self._keyed = False
+        self._problem = ""
+        self._before: Mapping[int, bytes] | None = None
+        self._replays = Replays()
         self._thinning = Thinning(device.min_interval)
         self._points = self._wanted
         self._news_at = now
@@ -36,7 +45,11 @@ class Sensor:
         self._locked = False
         self._rssi: int | None = None
         self._decoder = ""
-        self._heard = self._rejected = self._encrypted = 0
+        self._heard = self._rejected = self._encrypted = self._replayed = 0
+
+    def equip(self, hear: Callable[[Advertisement], Decoded | None], keyed: bool, problem: str) -> None:
+        """How its advertisements are read, whether with a key, and what is missing for that; before the first one."""
+        self._hear, self._keyed, self._problem = hear, keyed, problem
 
     def take(self, heard: Advertisement, now: float, at_ns: int) -> Sample | None:
         """The sample that this advertisement makes, if it is news."""
@@ -45,13 +58,18 @@ class Sensor:
         if not self.listens:
             return None
         try:
-            decoded = decode(self._device.decoder, heard)
+            decoded = self._hear(self._with_changes(heard))
+            if decoded is not None and self._keyed and decoded.quantities and not decoded.sealed:
+                raise DecodeError("it is not encrypted, though there is a key for it")
         except DecodeError as error:
             self._rejected += 1
             if now - self._good_at > _DOUBT_S:
                 self._report(self._device.name, DeviceState.FAILING, str(error))
             return None
         if decoded is None:
+            return None
+        if decoded.counter is not None and not self._replays.fresh(decoded.counter, now):
+            self._replayed += 1
             return None
         self._decoder = decoded.decoder
         self._news_at, self._silent = now, False
@@ -63,6 +81,13 @@ class Sensor:
         self._report(self._device.name, DeviceState.ONLINE, "")
         news = self._thinning.news(decoded, now)
         return None if news is None else self._sample(news, at_ns)
+
+    def _with_changes(self, heard: Advertisement) -> Advertisement:
+        before, self._before = self._before, heard.manufacturer_data
+        if before is None or not heard.manufacturer_data:
+            return heard
+        news = frozenset(company for company, data in heard.manufacturer_data.items() if before.get(company) != data)
+        return heard._replace(changed=news)
 
     def _sample(self, news: Decoded, at_ns: int) -> Sample | None:
         said: tuple[Quantity, ...] = news.quantities
@@ -84,7 +109,8 @@ class Sensor:
 
     def _no_key(self, at_ns: int) -> Sample | None:
         """Once, until it can be read again; the count goes on."""
-        self._report(self._device.name, DeviceState.FAILING, "its advertisements are encrypted, and there is no key")
+        why = "the key does not fit" if self._keyed else self._problem or "there is no key that opens them"
+        self._report(self._device.name, DeviceState.FAILING, f"its advertisements are encrypted: {why}")
         if self._locked:
             return None
         self._locked = True
@@ -122,6 +148,7 @@ class Sensor:
             "heard": self._heard,
             "rejected": self._rejected,
             "encrypted": self._encrypted,
+            "replayed": self._replayed,
         }
 
 

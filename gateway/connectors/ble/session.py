@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Collection, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from gateway.connectors.base import Tools
 from gateway.connectors.ble.config import BleDevice, BlePoint, ConnectMode
@@ -32,6 +32,14 @@ def _speaks(properties: Collection[str] | None) -> bool:
     return properties is not None and ("notify" in properties or "indicate" in properties)
 
 
+class _Read(NamedTuple):
+    """One value of a characteristic."""
+
+    point: BlePoint
+    value: Value | None
+    status: Status
+
+
 class Airtime:
     """What the devices of one adapter share: its connections, and the right to make one."""
 
@@ -41,13 +49,13 @@ class Airtime:
         self._turn = asyncio.Lock()
         self._timeout_s = connect_timeout_s
 
-    async def connect(self, address: str, on_lost: Callable[[], None]) -> Peripheral:
+    async def connect(self, address: str, pair: bool, on_lost: Callable[[], None]) -> Peripheral:
         """Raises DeviceError. The caller calls `release` when the connection is over."""
         await self._free.acquire()
         peripheral = None
         try:
             async with self._turn:
-                peripheral = await self._radio.connect(address, self._timeout_s, on_lost)
+                peripheral = await self._radio.connect(address, self._timeout_s, pair, on_lost)
         finally:
             if peripheral is None:
                 self._free.release()
@@ -65,6 +73,11 @@ class Session:
     ) -> None:
         self.device = device
         self._points = device.characteristics
+        self._values: dict[str, list[BlePoint]] = {}
+        """By characteristic, for one can carry several points."""
+        for point in self._points:
+            self._values.setdefault(point.uuid(), []).append(point)
+        self._address = device.address.upper()
         self._formats = {point.name: point.format() for point in self._points}
         self._airtime = airtime
         self._tools = tools
@@ -75,13 +88,20 @@ class Session:
         self._busy = asyncio.Lock()
         self._peripheral: Peripheral | None = None
         self._online = False
+        self._refused = ""
+        """Why one of its characteristics gives no value; the others do."""
         self._failures = self._connects = self._reads = self._notified = self._writes = 0
 
     # ── what the adapter's owner tells ───────────────────────────────────────────────────────────────────────────────
 
-    def heard(self) -> None:
-        """The current scan heard the device: it can be connected to."""
+    def heard(self, address: str) -> None:
+        """The current scan heard the device, under this address: it can be connected to."""
+        self._address = address
         self._nearby.set()
+
+    @property
+    def connected(self) -> bool:
+        return self._peripheral is not None
 
     def scan_began(self) -> None:
         """BlueZ knows the device again only when it is heard again."""
@@ -92,7 +112,7 @@ class Session:
         self._tools.report(self.device.name, DeviceState.OFFLINE, why)
         if self._online:
             self._online = False
-            self._emit(self._points, (None,) * len(self._points), (Status.DEVICE_OFFLINE,) * len(self._points))
+            self._emit([_Read(point, None, Status.DEVICE_OFFLINE) for point in self._points])
 
     # ── values ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -147,10 +167,10 @@ class Session:
             await self._read(readable)
             polled = readable
             if mode is ConnectMode.NOTIFY:
-                speaking = [point for point in self._points if _speaks(peripheral.properties(point.uuid()))]
-                for point in speaking:
-                    await peripheral.subscribe(point.uuid(), self._on_value(point))
-                polled = [point for point in readable if point not in speaking]
+                speaking = [uuid for uuid in self._values if _speaks(peripheral.properties(uuid))]
+                for uuid in speaking:
+                    await peripheral.subscribe(uuid, self._on_value(uuid))
+                polled = [uuid for uuid in readable if uuid not in speaking]
             self._came_online()
         while True:
             try:
@@ -162,69 +182,77 @@ class Session:
             else:
                 raise DeviceError("the connection was lost", Status.DEVICE_OFFLINE)
 
-    def _readable(self, peripheral: Peripheral) -> list[BlePoint]:
+    def _readable(self, peripheral: Peripheral) -> list[str]:
         """With those that the device does not have: reading them says so."""
-        allowed = [(point, peripheral.properties(point.uuid())) for point in self._points]
-        return [point for point, properties in allowed if properties is None or "read" in properties]
+        allowed = [(uuid, peripheral.properties(uuid)) for uuid in self._values]
+        return [uuid for uuid, properties in allowed if properties is None or "read" in properties]
 
-    async def _read(self, points: Sequence[BlePoint]) -> None:
+    async def _read(self, uuids: Sequence[str]) -> None:
         """One acquisition of several characteristics. Raises DeviceError when the device itself does not answer."""
         peripheral = self._peripheral
         if peripheral is None:
             raise DeviceError("the connection was lost", Status.DEVICE_OFFLINE)
-        values: list[Value | None] = []
-        status: list[Status] = []
-        for point in points:
+        read: list[_Read] = []
+        self._refused = ""
+        for uuid in uuids:
             try:
-                value, quality = self._decoded(point, await peripheral.read(point.uuid()))
+                read += self._said(uuid, await peripheral.read(uuid))
             except DeviceError as error:
                 if error.status not in _OF_ONE_POINT:
                     raise
-                value, quality = None, error.status
-            values.append(value)
-            status.append(quality)
-        if points:
+                self._refused = str(error)
+                read += [_Read(point, None, error.status) for point in self._values[uuid]]
+        if uuids:
             self._reads += 1
             self._came_online()
-            self._emit(points, tuple(values), tuple(status))
+            self._emit(read)
 
-    def _decoded(self, point: BlePoint, data: bytes) -> tuple[Value | None, Status]:
-        try:
-            return self._formats[point.name].decode(data)
-        except DecodeError:
-            return None, Status.DECODE
+    def _said(self, uuid: str, data: bytes) -> list[_Read]:
+        """What a value says of the points that are in it; of one that it does not carry, nothing."""
+        said = []
+        for point in self._values[uuid]:
+            try:
+                decoded = self._formats[point.name].decode(data)
+            except DecodeError:
+                decoded = None, Status.DECODE
+            if decoded is not None:
+                said.append(_Read(point, *decoded))
+        return said
 
-    def _on_value(self, point: BlePoint) -> Callable[[bytes], None]:
+    def _on_value(self, uuid: str) -> Callable[[bytes], None]:
         def on_value(data: bytes) -> None:
             self._notified += 1
-            value, status = self._decoded(point, data)
-            self._emit((point,), (value,), (status,))
+            self._emit(self._said(uuid, data))
 
         return on_value
 
-    def _emit(self, points: Sequence[BlePoint], values: tuple[Value | None, ...], status: tuple[Status, ...]) -> None:
+    def _emit(self, read: Sequence[_Read]) -> None:
+        if not read:
+            return
+        status = tuple(each.status for each in read)
         self._out(
             Sample(
                 device=self.device.name,
-                points=tuple(point.name for point in points),
-                values=values,
+                points=tuple(each.point.name for each in read),
+                values=tuple(each.value for each in read),
                 at_ns=self._tools.clock.boot_ns(),
                 status=None if all(each is Status.GOOD for each in status) else status,
-                units=tuple(self._formats[point.name].unit for point in points),
+                units=tuple(self._formats[each.point.name].unit for each in read),
             )
         )
 
     def _came_online(self) -> None:
         self._failures = 0
         self._online = True
-        self._tools.report(self.device.name, DeviceState.ONLINE, "")
+        self._tools.report(self.device.name, DeviceState.ONLINE, self._refused)
 
     # ── the connection ───────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _open(self) -> Peripheral:
         if self._peripheral is None:
             self._lost.clear()
-            self._peripheral = await self._airtime.connect(self.device.address, self._on_lost)
+            pair = self.device.connect is not None and self.device.connect.pair
+            self._peripheral = await self._airtime.connect(self._address, pair, self._on_lost)
             self._connects += 1
         return self._peripheral
 
@@ -301,7 +329,7 @@ class Session:
             read = await peripheral.read(point.uuid())
         except DeviceError as error:
             raise CommandError(Outcome.UNKNOWN, f"written, but cannot be read back: {error}") from error
-        raw, _ = self._decoded(point, read)
+        raw = next((said.value for said in self._said(point.uuid(), read) if said.point is point), None)
         value = point.value_of(raw, self._formats[point.name].unit)
         if read != data:
             raise CommandError(Outcome.FAILED, f"{point.name} reads back as {value}", value)

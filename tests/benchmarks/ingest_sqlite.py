@@ -3,7 +3,8 @@
     python tests/benchmarks/ingest_sqlite.py [FOLDER]
 
 Both write WAL with synchronous=FULL into the folder (default: a new one beside this checkout, so that it is a real
-disk), with the same table and the same index. What the store adds: decoding, the mark, batch rows, series ids.
+disk), into the same table. What the store adds: decoding, the mark, batch rows, strips and their index. A group is rows
+of one device: `1 × 5` is one row of five points.
 """
 
 from __future__ import annotations
@@ -20,36 +21,40 @@ from pathlib import Path
 from gateway.ingest.sinks.sqlite import FILE, SqliteSink
 from gateway.model import ClockState, Lane, RecordKind, Row, Shape, Trust
 from gateway.protocol import batch
-from gateway.protocol.server import Entry
+from gateway.protocol.entry import Entry
 
 STREAM = "1" * 32
 CLOCK = ClockState("b" * 32, 1_700_000_000_000, 5, Trust.SYNCED)
 READINGS = 200_000
 
 
-def bodies(per_batch: int) -> list[bytes]:
-    """20 devices of 5 points; one row of each device after the other."""
-    shapes = [Shape(f"meter-{i}", ("u", "i", "p", "e", "on"), ("V", "A", "W", "Wh", "")) for i in range(20)]
+def bodies(groups: int, height: int, points: int) -> list[bytes]:
+    """Of 40 devices, some in each batch."""
+    names = tuple(f"p{i}" for i in range(points))
+    shapes = [Shape(f"meter-{i}", names, ("V",) * points) for i in range(40)]
     made, at = [], 0
-    for number in range(READINGS // per_batch):
+    for number in range(READINGS // (groups * height * points)):
         rows = []
-        for _ in range(per_batch // 5):
-            at += 1
-            rows.append(
-                Row(shapes[at % 20], at * 50, (230 + number % 7 / 10, 1.25, 287.5, 10**9 + number, at % 2 == 0))
-            )
+        for k in range(groups):
+            for _ in range(height):
+                at += 50
+                values = tuple(230 + (number + i) % 7 / 10 if i % 2 else 10**6 + number for i in range(points))
+                rows.append(Row(shapes[(number * groups + k) % 40], at, values))
         made.append(batch.encode(rows, CLOCK))
     return made
 
 
-def measured(label: str, work: Callable[[], None]) -> None:
+def measured(label: str, work: Callable[[], int]) -> None:
     cpu = resource.getrusage(resource.RUSAGE_SELF)
     start = time.perf_counter()
-    work()
+    size = work()
     took = time.perf_counter() - start
     after = resource.getrusage(resource.RUSAGE_SELF)
     used = after.ru_utime + after.ru_stime - cpu.ru_utime - cpu.ru_stime
-    print(f"{label:<58} {READINGS / took:>10,.0f} readings/s {used / READINGS * 1e5:>7.2f} CPU-s per 100k")
+    print(
+        f"{label:<60} {READINGS / took:>10,.0f} readings/s {used / READINGS * 1e5:>7.2f} CPU-s per 100k"
+        f" {size / READINGS:>7.1f} bytes"
+    )
 
 
 def store(folder: Path, made: list[bytes], group: int) -> None:
@@ -70,7 +75,6 @@ def floor(folder: Path, rows: list[tuple[object, ...]], per_commit: int) -> None
     db.executescript(
         "CREATE TABLE reading (id INTEGER PRIMARY KEY, series INTEGER NOT NULL, ts_ms INTEGER NOT NULL, value,"
         " form INTEGER NOT NULL, status INTEGER NOT NULL);"
-        "CREATE INDEX reading_by_time ON reading (series, ts_ms);"
     )
     for i in range(0, len(rows), per_commit):
         db.execute("BEGIN IMMEDIATE")
@@ -82,26 +86,43 @@ def floor(folder: Path, rows: list[tuple[object, ...]], per_commit: int) -> None
 def in_a_folder(label: str, work: Callable[[Path], None]) -> None:
     folder = Path(tempfile.mkdtemp(dir=sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent))
     try:
-        measured(label, lambda: work(folder))
+        measured(label, lambda: size(folder, work))
     finally:
         shutil.rmtree(folder)
 
 
-def compare(per_batch: int, group: int) -> None:
-    made = bodies(per_batch)
+def size(folder: Path, work: Callable[[Path], None]) -> int:
+    """Of the file, when all is in it."""
+    work(folder)
+    return (folder / FILE).stat().st_size
+
+
+def compare(groups: int, height: int, points: int, group: int) -> None:
+    made = bodies(groups, height, points)
     rows: list[tuple[object, ...]] = []
     series: dict[tuple[str, str], int] = {}
     for i, each in enumerate(reading for raw in made for reading in batch.readings(batch.decode(raw))):
         number = series.setdefault((each.device, each.point), len(series) + 1)
         rows.append((i + 1, number, each.utc_ms, each.value, 0, 0))
-    what = f"{per_batch} readings a batch, {group} batches a commit"
+    per_batch = groups * height * points
+    what = f"{groups} groups of {height} × {points} a batch, {group} batches a commit"
     in_a_folder(f"store: {what}", lambda folder: store(folder, made, group))
     in_a_folder(f"floor: {what}", lambda folder: floor(folder, rows, per_batch * group))
 
 
 def main() -> None:
-    for per_batch, group in ((25, 32), (100, 1), (100, 32), (100, 256), (1000, 32)):
-        compare(per_batch, group)
+    for groups, height, points, group in (
+        (1, 1, 2, 256),
+        (5, 1, 5, 32),
+        (20, 1, 5, 1),
+        (20, 1, 5, 32),
+        (20, 1, 5, 256),
+        (1, 1, 100, 32),
+        (20, 10, 5, 32),
+        (1, 6, 100, 4),
+        (1, 6, 100, 17),
+    ):
+        compare(groups, height, points, group)
 
 
 if __name__ == "__main__":

@@ -126,6 +126,8 @@ class SerialPort:
             mode = termios.tcgetattr(fd)
             # what pyserial leaves on: a break condition would throw away the bytes that wait
             mode[0] &= ~(termios.BRKINT | termios.INPCK)
+            # with 0, as pyserial leaves it, a read that finds nothing (`drain` was quicker) looks like a hang-up
+            mode[6][termios.VMIN] = 1
             termios.tcsetattr(fd, termios.TCSANOW, mode)
         except (OSError, termios.error) as error:
             raise LinkError(f"cannot set up {path}: {_reason(path, error)}") from error

@@ -143,6 +143,22 @@ def test_drain_throws_away_what_waits(wire: Wire) -> None:
     asyncio.run(scenario())
 
 
+def test_a_read_that_finds_nothing_is_no_hang_up(wire: Wire) -> None:
+    async def scenario() -> None:
+        port = (seen := Seen()).port(wire)
+        port.open()
+        os.write(wire.master, b"stale")
+        wait_readable(port)
+        # the loop has seen that bytes wait, and before it reads them they are drained
+        port.drain()
+        port._readable()
+        assert seen.lost == []
+        assert port.is_open
+        port.close()
+
+    asyncio.run(scenario())
+
+
 def test_a_hang_up_closes_at_once_and_is_told_once(wire: Wire) -> None:
     async def scenario() -> None:
         port = (seen := Seen()).port(wire)

@@ -96,15 +96,18 @@ class Wrong(AssertionError):
 class Schedule:
     """One line and five units; `run` asks its questions and judges what comes back."""
 
-    def __init__(self, seed: int) -> None:
+    timeout_s, window_s, quick_s = TIMEOUT_S, WINDOW_S, 0.01
+    lateness = 0.9
+    """Of the window."""
+
+    def __init__(self, seed: int, framing: Framing | None = None) -> None:
         self.dice = dice = random.Random(seed)
-        self.framing: Framing = FRAMINGS[seed % 3]
+        self.framing: Framing = framing or FRAMINGS[seed % 3]
         serial = self.framing.serial
         self.echo = serial and dice.random() < 0.3
         known = dice.random() < 0.3
-        self.client = Client(
-            self.framing, 0.0, timeout=TIMEOUT_S, late_window=WINDOW_S, echo=self.echo if known else None
-        )
+        self.known_echo = self.echo if known else None
+        self.client = Client(self.framing, 0.0, timeout=self.timeout_s, late_window=self.window_s, echo=self.known_echo)
         self.now = 0.0
         self.seen: Counter[str] = Counter()
         self.coming: list[tuple[float, int, bytes]] = []
@@ -114,23 +117,27 @@ class Schedule:
         self.busy = dict.fromkeys(UNITS, 0.0)
         self.done: set[tuple[Request, int]] = set()
         self.faults = dice.choice((0.05, 0.2, 0.5))
-        self.late_once = 8 * (TIMEOUT_S + WINDOW_S) * dice.random() if dice.random() < 0.4 else 0.0
+        self.late_once = 8 * (self.timeout_s + self.window_s) * dice.random() if dice.random() < 0.4 else 0.0
         if self.late_once:
             self.seen["late once"] = 1
-        self.seen[("rtu", "tcp", "ascii")[seed % 3]] = 1
+        self.seen[("rtu", "tcp", "ascii")[FRAMINGS.index(self.framing)]] = 1
         self.seen["echoing"] = self.echo
 
     def run(self) -> Counter[str]:
-        dice = self.dice
-        for _ in range(dice.randint(4, 12)):
-            unit = UNITS[int(len(UNITS) * dice.random() ** 2)]
-            questions = QUESTIONS[unit]
-            request = questions[int(len(questions) * dice.random())]
-            if request.writes and self.client.echo is None:
-                request = questions[0]
-            if dice.random() < 0.03 and self.framing.serial:
-                request = BROADCAST
+        for _ in range(self.dice.randint(4, 12)):
+            request = self.question()
             self.judge(request, self.ask(request))
+        return self.sum()
+
+    def question(self) -> Request:
+        dice = self.dice
+        questions = QUESTIONS[UNITS[int(len(UNITS) * dice.random() ** 2)]]
+        request = questions[int(len(questions) * dice.random())]
+        if request.writes and self.client.echo is None:
+            request = questions[0]
+        return BROADCAST if dice.random() < 0.03 and self.framing.serial else request
+
+    def sum(self) -> Counter[str]:
         self.seen["late"] += sum(self.client.late_discarded.values())
         self.seen["schedules"] += 1
         return self.seen
@@ -139,7 +146,7 @@ class Schedule:
 
     def ask(self, request: Request) -> Reply | None:
         client, dice = self.client, self.dice
-        patience = max(self.now, client.free_at(request.unit, 0.0)) + GAP_S + TIMEOUT_S  # as `Line.ask` has it
+        patience = max(self.now, client.free_at(request.unit, 0.0)) + GAP_S + self.timeout_s  # as `Line.ask` has it
         while (free := client.free_at(request.unit, GAP_S, patience)) > self.now:
             if not self.coming or self.coming[0][0] > free:
                 self.now = free
@@ -149,7 +156,7 @@ class Schedule:
         self.sent(request, frame)
         deadline = client.deadline()
         assert deadline is not None
-        leaves_at = self.now + dice.random() * TIMEOUT_S if dice.random() < 0.1 * self.faults else deadline + 1
+        leaves_at = self.now + dice.random() * self.timeout_s if dice.random() < 0.1 * self.faults else deadline + 1
         while True:
             if self.coming and self.coming[0][0] < min(deadline, leaves_at):
                 if (reply := self.next()) is not None:
@@ -225,10 +232,10 @@ class Schedule:
             if dice.random() < 0.3:
                 late, self.late_once = self.late_once, 0.0
                 return late
-            return 0.01
+            return self.quick_s
         if dice.random() < self.faults:
-            return dice.random() * (TIMEOUT_S + 0.9 * WINDOW_S)
-        return 0.01
+            return dice.random() * (self.timeout_s + self.lateness * self.window_s)
+        return self.quick_s
 
     def answer(self, at: float, frame: bytes) -> None:
         dice, serial = self.dice, self.framing.serial
@@ -241,7 +248,7 @@ class Schedule:
             if serial:
                 frame += frame
             else:
-                self.deliver(at + dice.random() * 3 * TIMEOUT_S, frame)
+                self.deliver(at + dice.random() * 3 * self.timeout_s, frame)
         elif what == 1 and serial:
             self.seen["damaged"] += 1
             frame = self.damaged(frame)
@@ -253,7 +260,7 @@ class Schedule:
             frame = self.noise(frame) + frame + (self.noise(frame) if dice.random() < 0.5 else b"")
         elif what == 4 and serial:
             self.seen["noise"] += 1
-            self.deliver(at + dice.random() * TIMEOUT_S, self.noise(frame))
+            self.deliver(at + dice.random() * self.timeout_s, self.noise(frame))
         self.deliver(at, frame)
 
     def damaged(self, frame: bytes) -> bytes:
@@ -294,8 +301,11 @@ class Schedule:
                 pieces = [(when, dice.randbytes(len(piece))) for when, piece in pieces]
             self.spoken.append((begin, at))
         for when, piece in pieces:
-            self.number += 1
-            heappush(self.coming, (when, self.number, piece))
+            self.put(when, piece)
+
+    def put(self, when: float, piece: bytes) -> None:
+        self.number += 1
+        heappush(self.coming, (when, self.number, piece))
 
 
 def campaign(first: int, count: int, *, every: int = 0, stop_after: int = 20) -> tuple[list[int], Counter[str]]:

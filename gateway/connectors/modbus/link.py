@@ -165,8 +165,9 @@ class Line:
                 async with asyncio.timeout(max(0.0, deadline - clock.monotonic())):
                     await self._news.wait()
             except TimeoutError:
-                self._reply = client.tick(clock.monotonic())
-                self._reply_ns = clock.boot_ns()
+                if self._reply is None:  # it may have come in the very moment
+                    self._reply = client.tick(clock.monotonic())
+                    self._reply_ns = clock.boot_ns()
             except asyncio.CancelledError:
                 client.cancel(clock.monotonic())
                 raise

@@ -22,7 +22,7 @@ from gateway.connectors.modbus.framing import ASCII, RTU
 from gateway.connectors.modbus.link import Line
 from gateway.connectors.modbus.request import Request
 from gateway.errors import LinkError
-from tests.modbus.schedules import Schedule
+from .schedules import Schedule
 
 SIDE_BY_SIDE = 60
 TRIES = 20

@@ -24,15 +24,15 @@ class Hands:
 
     def __init__(self) -> None:
         self.written: list[tuple[float, bytes]] = []
-        self.drained = 0
+        self.asked = asyncio.Event()
 
     async def open(self) -> None: ...
 
     def write(self, data: bytes) -> None:
         self.written.append((asyncio.get_running_loop().time(), data))
+        self.asked.set()
 
-    def drain(self) -> None:
-        self.drained += 1
+    def drain(self) -> None: ...
 
     def close(self) -> None: ...
 
@@ -64,8 +64,7 @@ def test_an_answer_in_the_very_moment_of_the_timeout_is_an_answer() -> None:
     async def scenario(line: Line, hands: Hands) -> None:
         loop = asyncio.get_running_loop()
         asking = asyncio.create_task(line.ask(HOLDING))
-        while not hands.written:
-            await asyncio.sleep(0.001)
+        await hands.asked.wait()
         deadline = line.client.deadline()
         assert deadline is not None
         # the timer of the answer is first in its round of the event loop, the one of the timeout second
@@ -79,8 +78,7 @@ def test_cancelling_leaves_a_line_that_can_be_asked_and_a_unit_that_owes_its_ans
     async def scenario(line: Line, hands: Hands) -> None:
         loop = asyncio.get_running_loop()
         asking = asyncio.create_task(line.ask(HOLDING))
-        while not hands.written:
-            await asyncio.sleep(0.001)
+        await hands.asked.wait()
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import sqlite3
 import tempfile
@@ -21,7 +22,7 @@ from gateway.ingest.sinks.rows import SPAN_MS, value_of
 from gateway.ingest.sinks.sqlite import FILE, SqliteSink, Stored
 from gateway.model import ClockState, Status, Trust
 from gateway.protocol import batch
-from ingest.cloud import BOOT, SYNCED, UNSYNCED, body, entry
+from ingest.cloud import BOOT, SYNCED, UNSYNCED, body, cloud, entry, until
 
 S = "1" * 32
 _MEMORY = Path("/dev/shm")
@@ -294,6 +295,55 @@ def test_what_a_server_told_gives_way_in_the_middle_to_what_the_gateway_knows(
         while sink.behind:
             sink.commit([], [], 0)
         assert offsets(sink) == [(90_000, 90_000)] * 10
+
+
+def left_behind(folder: Path) -> None:
+    """The store of a server that stopped in the middle: ten batches, four put right."""
+    with store(folder / "data") as sink:
+        sink.commit([entry(S, seq, body([seq], at_ms=seq, clock=UNSYNCED)) for seq in range(1, 11)], [], 0)
+        sink.commit([entry(S, 11, SET)], [], 0)
+        assert sink.behind
+
+
+def test_a_server_to_which_nobody_comes_puts_right_what_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clocks, "SLICE_READINGS", 4)
+    left_behind(tmp_path)
+
+    async def main() -> None:
+        async with cloud(tmp_path) as server:
+            await until(lambda: not server.sink.behind)
+            assert await server.committer.call(offsets, server.sink) == [(90_000, 90_000)] * 10
+
+    asyncio.run(main())
+
+
+def test_neither_a_stop_nor_a_disk_that_fails_waits_for_what_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clocks, "SLICE_READINGS", 4)
+    left_behind(tmp_path)
+
+    def endless(_db: sqlite3.Connection) -> bool:
+        return True
+
+    def broken(_db: sqlite3.Connection) -> bool:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    async def main() -> None:
+        async with asyncio.timeout(20):
+            monkeypatch.setattr(clocks, "proceed", endless)
+            async with cloud(tmp_path):
+                pass
+            monkeypatch.setattr(clocks, "proceed", broken)
+            async with cloud(tmp_path) as server:
+                await until(lambda: server.committer.failures > 0)
+                for _ in range(50):
+                    await server.committer.call(lambda: None)
+                assert server.committer.failures == 1, "the next group tries again, nothing before"
+
+    asyncio.run(main())
 
 
 # ── files of old ─────────────────────────────────────────────────────────────────────────────────────────────────────

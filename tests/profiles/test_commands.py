@@ -55,6 +55,11 @@ def test_show_says_what_it_reads_what_that_costs_and_what_it_rests_on() -> None:
         assert part in done.out
 
 
+def test_show_tells_models_where_no_address_is_known() -> None:
+    done = gateway("profiles", "show", "sunspec")
+    assert "model 101/102/103 2…41" in done.out
+
+
 def test_a_misspelt_name_gets_the_right_one() -> None:
     done = gateway("profiles", "show", "eastron-sdm360")
     assert (done.code, done.err) == (1, "there is no profile `eastron-sdm360`; did you mean `eastron-sdm630`?\n")

@@ -309,6 +309,15 @@ def test_what_is_wrong_in_a_template_of_many_devices_is_told_once(home: Path) ->
     ]
 
 
+def test_what_is_wrong_in_a_profile_of_many_devices_is_told_once_and_names_the_first(home: Path) -> None:
+    (home / "profiles" / "meter.toml").write_text(METER.replace("max_gap = 0", "max_gap = -1"))
+    many = "".join(f'[[device]]\nname = "m{n}"\nbus = "a"\nprofile = "meter"\n' for n in range(9))
+    assert mistakes(home, many) == [
+        "profiles/meter.toml:6:1: device.max_gap: -1 is out of bounds: at least 0 and at most 125; "
+        "used by device.m0, g.toml:1"
+    ]
+
+
 def test_a_profile_that_is_not_toml_names_its_line_and_who_wanted_it(home: Path) -> None:
     (home / "profiles" / "meter.toml").write_text(METER.replace("[device]", "[device"))
     (told,) = mistakes(home, DEVICE)

@@ -239,6 +239,20 @@ def test_a_device_without_any_of_its_points_is_bad_by_configuration_and_not_aske
         asyncio.run(scenario(slave))
 
 
+def test_that_it_has_none_of_them_is_told_when_the_walk_ends(tmp_path: Path) -> None:
+    device = msgspec.structs.replace(device_of("sunspec"), interval=60.0)
+    device = msgspec.structs.replace(device, points=tuple(each for each in device.points if "storage" in each.name))
+
+    async def scenario(slave: Slave) -> None:
+        loaded(slave, 1, 40_000, [(1, COMMON)])
+        bench = bench_of(slave, device)
+        async with bench.running():
+            await bench.until(lambda: bench.statuses("device", "storage_soc") == [Status.CONFIG], 10)
+
+    with Slave(tmp_path) as slave:
+        asyncio.run(scenario(slave))
+
+
 def test_a_point_in_a_model_is_a_holding_register_with_a_plain_address() -> None:
     from gateway.settings import read
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.connectors.modbus.connector import _QUEUE_MAX
+from gateway.connectors.modbus.commands import MAX
 from gateway.errors import CommandError
 from gateway.model import Outcome, Write
 
@@ -25,9 +25,9 @@ def test_when_too_many_commands_wait_for_a_bus_the_next_is_refused_at_once(tmp_p
             under_way = asyncio.create_task(bench.connector.execute(Write("meter", "h10", 1)))
             await bench.until(lambda: slave.requests[-1][1][1] == 6)
             waiting = [
-                asyncio.create_task(bench.connector.execute(Write("meter", "h10", 2))) for _ in range(_QUEUE_MAX)
+                asyncio.create_task(bench.connector.execute(Write("meter", "h10", 2))) for _ in range(MAX)
             ]
-            await bench.until(lambda: bench.connector.status()["commands_waiting"] == _QUEUE_MAX)
+            await bench.until(lambda: bench.connector.status()["commands_waiting"] == MAX)
             with pytest.raises(CommandError, match="wait already") as caught:
                 await bench.connector.execute(Write("meter", "h10", 3))
             assert caught.value.outcome is Outcome.UNAVAILABLE

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Sequence
-from typing import NamedTuple
+from functools import partial
 
 import msgspec
 
 from gateway.connectors.base import Emit, Tools
 from gateway.connectors.modbus.client import WINDOW_GROWTH_MAX, Reply
+from gateway.connectors.modbus.commands import Commands, Waiting
 from gateway.connectors.modbus.config import (
     AnyBus,
     ModbusDevice,
@@ -44,8 +44,6 @@ from gateway.model import DeviceState, Json, Outcome, Sample, Status, Value, Wri
 
 log = logging.getLogger(__name__)
 
-_QUEUE_MAX = 64
-"""Commands that wait; the next one is refused as unavailable. At 50 ms each these take 3 s."""
 _LAST_ANSWER_S = 1.0
 """Beyond the timeout: for the wire, and for the buffer to take the answer."""
 _BEAT_S = 30.0
@@ -53,16 +51,6 @@ _REFUSED_S = 3600.0
 """A point that the device refuses for good is asked for again so often: firmware may be updated, a map corrected."""
 
 _Job = Job[Block]
-
-
-class _Waiting(NamedTuple):
-    """A command and who waits for it."""
-
-    write: Write
-    target: Spot
-    done: asyncio.Future[Value | None]
-
-
 _REFUSED_FOR_GOOD = (1, 2, 3)
 _BUSY = (5, 6)
 
@@ -87,7 +75,7 @@ class ModbusConnector:
         self._everybody = {device.name for device in devices if broadcasts(bus, device)}
         self._accounts = {device.name: Account() for device in devices}
         self._late: dict[int, int] = {}
-        self._waiting: deque[_Waiting] = deque()
+        self._commands = Commands()
         self._wake = asyncio.Event()
         self._stopping = self._in_transaction = False
         self._schedule: Schedule[Block] | None = None
@@ -131,7 +119,8 @@ class ModbusConnector:
                 self._wake.clear()
                 await self._keep_line()
                 now = clock.monotonic()
-                if (waiting := self._command(now)) is not None:
+                may_go = partial(schedule.command_may_go, now, self._free_at)
+                if (waiting := self._commands.take(now, self._free_at, may_go)) is not None:
                     self._in_transaction = True
                     await self._obey(waiting)
                 elif (turn := schedule.pick(now, self._free_at)) is not None:
@@ -141,15 +130,15 @@ class ModbusConnector:
                     self._in_transaction = False
                     if self._hangs_up:
                         self._close()
-                    await self._sleep(min(schedule.next_at(self._free_at), self._command_at(), now + _BEAT_S / 2))
+                    next_at = min(schedule.next_at(self._free_at), self._commands.next_at(self._free_at))
+                    await self._sleep(min(next_at, now + _BEAT_S / 2))
         except LinkError:
             await self._all_offline(emit)
             raise
         finally:
             self._in_transaction = False
             self._close()
-            while self._waiting:
-                self._refuse(self._waiting.popleft(), Outcome.UNAVAILABLE, "the bus is gone")
+            self._commands.refuse_all("the bus is gone")
             self._schedule = None
 
     async def execute(self, write: Write) -> Value | None:
@@ -160,14 +149,11 @@ class ModbusConnector:
             raise CommandError(Outcome.UNAVAILABLE, "the bus is not open")
         if self._state(write.device) is DeviceState.OFFLINE:
             raise CommandError(Outcome.UNAVAILABLE, f"{write.device} is offline")
-        if len(self._waiting) >= _QUEUE_MAX:
-            raise CommandError(Outcome.UNAVAILABLE, f"{_QUEUE_MAX} commands wait already")
         try:
             write_request(0, target, raw_of(target, write.value))
         except ValueError as error:
             raise CommandError(Outcome.REJECTED, str(error)) from error
-        done: asyncio.Future[Value | None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(write, target, done))
+        done = self._commands.add(write, target)
         self._wake.set()
         return await done
 
@@ -183,7 +169,7 @@ class ModbusConnector:
             "load": round(self._load, 4),
             "skipped": schedule.skipped if schedule else 0,
             "reopened": self._reopened,
-            "commands_waiting": len(self._waiting),
+            "commands_waiting": len(self._commands),
             "local_echo": self._line.client.echo if self._line else None,
             "requests": len(schedule.jobs) if schedule else 0,
             "devices": {
@@ -423,40 +409,16 @@ class ModbusConnector:
 
     # ---- commands
 
-    def _command(self, now: float) -> _Waiting | None:
-        """The first command whose device may be asked, if it is the commands' turn."""
-        assert self._schedule is not None
-        for waiting in list(self._waiting):
-            if waiting.done.done():
-                self._waiting.remove(waiting)  # its caller has gone
-            elif self._free_at(waiting.write.device) <= now:
-                if not self._schedule.command_may_go(now, self._free_at):
-                    return None
-                self._waiting.remove(waiting)
-                return waiting
-        return None
-
-    def _command_at(self) -> float:
-        return min((self._free_at(waiting.write.device) for waiting in self._waiting), default=float("inf"))
-
-    async def _obey(self, waiting: _Waiting) -> None:
+    async def _obey(self, waiting: Waiting) -> None:
         try:
-            value = await self._write(waiting)
+            waiting.succeed(await self._write(waiting))
         except CommandError as error:
-            if not waiting.done.done():
-                waiting.done.set_exception(error)
+            waiting.fail(error)
         except BaseException:
-            self._refuse(waiting, Outcome.UNKNOWN, "the bus went away during the write")
+            waiting.fail(CommandError(Outcome.UNKNOWN, "the bus went away during the write"))
             raise
-        else:
-            if not waiting.done.done():
-                waiting.done.set_result(value)
 
-    def _refuse(self, waiting: _Waiting, outcome: Outcome, reason: str) -> None:
-        if not waiting.done.done():
-            waiting.done.set_exception(CommandError(outcome, reason))
-
-    async def _write(self, waiting: _Waiting) -> Value | None:
+    async def _write(self, waiting: Waiting) -> Value | None:
         assert self._schedule is not None
         write, target = waiting.write, waiting.target
         if self._state(write.device) is DeviceState.OFFLINE:
@@ -465,7 +427,7 @@ class ModbusConnector:
             try:
                 await self._open()
             except LinkError as error:
-                self._refuse(waiting, Outcome.UNAVAILABLE, str(error))
+                waiting.fail(CommandError(Outcome.UNAVAILABLE, str(error)))
                 raise
 
         async def ask(request: Request) -> Reply:

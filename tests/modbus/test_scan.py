@@ -117,7 +117,7 @@ def test_once_a_setting_found_somebody_the_other_units_are_asked_under_it_alone(
 
 def test_a_unit_that_answers_late_is_found_by_its_late_answer(tmp_path: Path) -> None:
     with Slave(tmp_path, units=(2,)) as slave:
-        slave.delays = [0.0, 0.1]
+        slave.delays = [0.0, 0.3]
         result = asyncio.run(scanned(port_steps(str(slave.path), [(9600, "N")], range(1, 7), 0.08)))
     assert [(finding.unit, finding.answer) for finding in result.findings] == [(2, "answers later than 80 ms")]
 

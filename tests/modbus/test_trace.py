@@ -149,6 +149,12 @@ def test_on_tcp_an_answer_with_an_old_number_is_late() -> None:
     assert wire.entries[2].answer == "1 2"
 
 
+def test_a_question_that_nobody_waits_for_any_more_is_given_up() -> None:
+    wire = Wire().ask().ask()
+    wire.hear(wire.frame()).end()
+    assert [each.verdict for each in wire.entries] == ["given up", "ok"]
+
+
 def test_a_medium_that_goes_is_a_line() -> None:
     wire = Wire().ask()
     wire._feed(What.LOST, said="/dev/ttyUSB0: hung up")

@@ -23,6 +23,7 @@ from gateway.connectors.modbus.request import GATEWAY, Function, Request
 from gateway.connectors.modbus.sunspec import Found as SunSpec
 from gateway.connectors.modbus.sunspec import walk
 from gateway.connectors.modbus.sweep import Bite
+from gateway.connectors.modbus.trace import frames
 from gateway.connectors.modbus.values import reason_of
 from gateway.connectors.tap import Event, Tap, What
 from gateway.errors import LinkError
@@ -52,7 +53,7 @@ class Result(NamedTuple):
 
 
 class _Ear(Tap):
-    """Hears whether anything came that was not what was sent."""
+    """Hears everything that comes, the late and the senseless too."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,13 +65,23 @@ class _Ear(Tap):
 
     def show(self, event: Event) -> None:
         if event.what is What.SENT:
-            self._sent, self._heard = event.data, b""
+            self._sent += event.data
         elif event.what is What.RECEIVED:
             self._heard += event.data
 
-    @property
-    def noise(self) -> bool:
-        return self._heard.replace(self._sent, b"") != b""
+    def take(self, kind: str) -> tuple[set[int], bool]:
+        """Units that answered to what is asked here, whenever; whether there was more than echoes and frames. Since it
+        was asked last."""
+        heard = self._heard.replace(self._sent, b"") if self._sent else self._heard
+        found = list(frames(kind, heard))
+        rest = len(heard) - sum(frame.end - frame.start for frame in found)
+        self._sent = self._heard = b""
+        return {frame.unit for frame in found if _is_answer(frame.pdu)}, rest > 0
+
+
+def _is_answer(pdu: bytes) -> bool:
+    """To the question for one holding register, from a unit itself."""
+    return pdu[:2] == b"\x03\x02" or (pdu[0] == 0x83 and len(pdu) == 2 and pdu[1] not in GATEWAY)
 
 
 class Scan:
@@ -131,18 +142,18 @@ class Scan:
             self._progress(Progress(done_s / self._total_s, what, len(self.findings)))
             line = await self._line_of(step.bus)
             answer = await _answer(line, unit)
+            spoke, noise = self._ear.take(step.bus.kind)
             if answer:
                 self.findings.append(Finding(step.bus, unit, answer))
-            elif not self._late(step.bus, line) and self._ear.noise:
+            self._late(step, spoke)
+            if noise and not answer and not spoke:
                 self._noise[named(step.bus)] += 1
 
-    def _late(self, bus: AnyBus, line: Line) -> bool:
+    def _late(self, step: Step, spoke: set[int]) -> None:
         """Units whose answer came after their time, while another was asked."""
         known = {finding.unit for finding in self.findings}
-        late = [unit for unit in line.client.late_discarded if unit not in known]
-        said = f"answers later than {1000 * bus.timeout:.0f} ms"
-        self.findings += (Finding(bus, unit, said) for unit in late)
-        return bool(late)
+        said = f"answers later than {1000 * step.bus.timeout:.0f} ms"
+        self.findings += (Finding(step.bus, unit, said) for unit in sorted(spoke - known) if unit in step.units)
 
     def _look_alike(self, step: Step) -> None:
         """A device that does not look at the unit id answers to all, to those too that nobody would set."""

@@ -71,7 +71,7 @@ class Tracer:
             self._heard = (self._heard + event.data)[-_NOISE_BYTES:]
             return self._strays(whole=False) if self._asked is None else []
         if event.what is What.SENT:
-            entries = self._strays(whole=True)
+            entries = self._cancelled() + self._strays(whole=True)
             frame = next(iter(frames(self._kind, event.data, questions=True)), None)
             self._asked = _Question(event.at_ns, frame, event.data) if frame else None
             return entries
@@ -79,6 +79,12 @@ class Tracer:
             self._asked, self._heard = None, b""
             return [Entry(event.at_ns, None, "", event.said, None, "lost", b"", b"")]
         return self._ended(event)
+
+    def _cancelled(self) -> list[Entry]:
+        asked = self._asked
+        if asked is None:
+            return []
+        return [Entry(asked.at_ns, asked.frame.unit, question(asked.frame.pdu), "", None, "given up", asked.sent, b"")]
 
     def _ended(self, event: Event) -> list[Entry]:
         asked, self._asked = self._asked, None

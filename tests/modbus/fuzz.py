@@ -17,6 +17,7 @@ from gateway.connectors.modbus.client import _OWED_MAX, WINDOW_GROWTH_MAX, Clien
 from gateway.connectors.modbus.framing import Framing
 from gateway.connectors.modbus.identity import piece, text
 from gateway.connectors.modbus.request import Function, Request
+
 from .schedules import FRAMINGS, GAP_S, QUESTIONS, TIMEOUT_S, UNITS, WINDOW_S, truth
 
 PER_CLIENT = 500

@@ -22,6 +22,7 @@ from gateway.connectors.modbus.framing import ASCII, RTU
 from gateway.connectors.modbus.link import Line
 from gateway.connectors.modbus.request import Request
 from gateway.errors import LinkError
+
 from .schedules import Schedule
 
 SIDE_BY_SIDE = 60

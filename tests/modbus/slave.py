@@ -1,4 +1,4 @@
-"""A scripted Modbus RTU slave on a pseudo-terminal, with all the bad manners of the field.
+"""A scripted Modbus slave, RTU or ASCII, on a pseudo-terminal, with all the bad manners of the field.
 
 It works in a thread of its own and strictly in order: while it "thinks" about one request the next ones wait in its
 input, as they do in a real device. That is what makes late replies possible. A register holds its own address (input
@@ -17,13 +17,16 @@ import tty
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from gateway.connectors.modbus.framing import crc
+from gateway.connectors.modbus.framing import ASCII, RTU, Framing, crc
 
 
 class Slave:
     """`units` answer; `delays` are used up by the requests in the order of their arrival, then there is none."""
 
-    def __init__(self, folder: Path, units: Iterable[int] = (1,), delays: Iterable[float] = ()) -> None:
+    def __init__(
+        self, folder: Path, units: Iterable[int] = (1,), delays: Iterable[float] = (), framing: Framing = RTU
+    ) -> None:
+        self.framing = framing
         self.path = folder / "bus"
         self.units = set(units)
         self.delays = list(delays)
@@ -45,6 +48,7 @@ class Slave:
         self.identities: dict[tuple[int, int], bytes] = {}
         """What a unit says to function 17 or 43, as a PDU; else it does not know the function."""
         self.requests: list[tuple[float, bytes]] = []
+        """When each came, and unit and PDU with the checksum of RTU."""
         self._unplugged = True
         self.plug()
 
@@ -87,15 +91,9 @@ class Slave:
                 return
             now = time.monotonic()
             buffer += os.read(self.master, 4096)
-            while len(buffer) >= 4:
-                size = {17: 4, 43: 7}.get(buffer[1], 8)
-                if buffer[1] in (15, 16):
-                    size = 9 + buffer[6] if len(buffer) > 6 else 9
-                if len(buffer) < size:
-                    break
-                frame, buffer = buffer[:size], buffer[size:]
-                if frame[-2:] != crc(frame[:-2]):
-                    buffer = b""
+            while True:
+                frame, buffer = self._line(buffer) if self.framing is ASCII else self._frame(buffer)
+                if not frame:
                     break
                 self.requests.append((now, frame))
                 if now - last >= self.min_gap_s:
@@ -103,22 +101,47 @@ class Slave:
                         return
                     last = time.monotonic()
 
+    @staticmethod
+    def _frame(buffer: bytes) -> tuple[bytes, bytes]:
+        """The first request that is whole, and what is behind it."""
+        if len(buffer) < 4:
+            return b"", buffer
+        size = {17: 4, 22: 10, 43: 7}.get(buffer[1], 8)
+        if (counted := {15: 6, 16: 6, 23: 10}.get(buffer[1])) is not None:
+            size = counted + 3 + (buffer[counted] if len(buffer) > counted else 0)
+        if len(buffer) < size:
+            return b"", buffer
+        frame = buffer[:size]
+        return (frame, buffer[size:]) if frame[-2:] == crc(frame[:-2]) else (b"", b"")
+
+    @staticmethod
+    def _line(buffer: bytes) -> tuple[bytes, bytes]:
+        line, end, rest = buffer.partition(b"\r\n")
+        if not end:
+            return b"", buffer
+        body = bytes.fromhex(line[1:].decode())
+        assert line[:1] == b":"
+        assert sum(body) % 256 == 0
+        return body[:-1] + crc(body[:-1]), rest
+
     def _answer(self, frame: bytes) -> bool:
         """False when the port was unplugged meanwhile."""
         number = len(self.requests) - 1
         if self.echo:
-            os.write(self.master, frame)
+            os.write(self.master, self.framing.frame(frame[0], frame[1:-2], 0))
         delay = self.delays.pop(0) if self.delays else 0.0
         if delay and select.select([self._stop_r], [], [], delay)[0]:
             return False
         unit = frame[0]
+        if unit == 0:
+            for each in self.units:
+                self._pdu(each, frame[1:-2])
         if unit not in self.units:
             return True
         pdu = self._pdu(unit, frame[1:-2])
         if pdu is None:
             return True
-        reply = bytes([unit]) + pdu
-        reply += crc(reply)
+        reply = self.framing.frame(unit, pdu, 0)
         if self.corrupt(number):
             reply = reply[:-3] + bytes([reply[-3] ^ 0xFF]) + reply[-2:]
         self._send(self.prefix + reply + self.suffix)
@@ -158,6 +181,14 @@ class Slave:
         elif fc == 16:
             for i, value in enumerate(struct.unpack(f">{number}H", pdu[6:])):
                 self.registers[unit, address + i] = value
+        elif fc == 22:
+            mask, bits = struct.unpack(">HH", pdu[3:7])
+            before = self.registers.get((unit, address), address)
+            self.registers[unit, address] = before & mask | bits & ~mask
+            return None if self.silent_after_write else pdu[:7]
+        elif fc == 23:
+            self._pdu(unit, bytes([16]) + pdu[5:])
+            return None if self.silent_after_write else bytes([fc]) + (self._pdu(unit, b"\3" + pdu[1:5]) or b"")[1:]
         else:
             return bytes([fc | 0x80, 1])
         return None if self.silent_after_write else pdu[:5]

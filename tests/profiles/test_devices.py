@@ -117,6 +117,13 @@ ANCHORS = [
     ("growatt-inverter", "voltage_l1", "input", 38, (2300,), 230.0),
     ("victron-gx-system", "battery_voltage", "holding", 840, (524,), 52.4),
     ("sma-inverter", "frequency", "holding", 30803, (0, 5001), 50.01),
+    # one answer: 08 D1 00 6C 00 00 00 F4 00 00 00 26 00 00 01 F4 00 64
+    ("pzem-004t", "voltage", "input", 0, (0x08D1,), 225.7),
+    ("pzem-004t", "current", "input", 1, (0x006C, 0), 0.108),
+    ("pzem-004t", "power", "input", 3, (0x00F4, 0), 24.4),
+    ("pzem-004t", "energy_import", "input", 5, (0x0026, 0), 38),
+    ("pzem-004t", "frequency", "input", 7, (0x01F4,), 50.0),
+    ("pzem-004t", "power_factor", "input", 8, (0x0064,), 1.0),
     ("eastron-sdm630", "voltage_l1", "input", 0, (0x4366, 0x3334), 230.2),
 ]
 

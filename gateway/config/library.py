@@ -9,15 +9,16 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from gateway.config.positions import Place, syntax_error
 from gateway.config.problems import Problem, Source
 from gateway.errors import ConfigError
 from gateway.settings import ID_PATTERN, Key, Mistake, Table, read
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
 
 _NOT_HERE = ("name", "bus", "enabled", "profile", "template", "only", "without", "tags")
 """What only the device itself can say."""
@@ -145,6 +146,8 @@ def parse(text: str, file: str, name: str, *, own: bool = False, hides: bool = F
 
 
 def _shipped() -> Traversable:
+    from importlib import resources  # 20 ms that most configurations do not need
+
     return resources.files("gateway.profiles")
 
 

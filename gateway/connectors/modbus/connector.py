@@ -303,6 +303,9 @@ class ModbusConnector:
         self._refused_until.pop(job, None)
         device = msgspec.structs.replace(walk.device, points=points)
         self._spots |= {(device.name, point.name): spot(self._bus.byte_order, device, point) for point in points}
+        known = at_once(self._devices[device.name]).points
+        self._devices[device.name] = msgspec.structs.replace(device, points=(*known, *points))
+        self._load = load(self._bus, [*self._devices.values()])
         schedule.replace(job, self._jobs(device))
 
     async def _take(self, turn: Next[Block], emit: Emit) -> None:

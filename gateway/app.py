@@ -25,6 +25,7 @@ from gateway.connectors.base import Connector, Tools
 from gateway.connectors.tap import Event, Tap
 from gateway.control.server import ControlServer
 from gateway.errors import GatewayError
+from gateway.health.aside import Aside
 from gateway.health.devices import Devices
 from gateway.health.health import Health
 from gateway.health.systemd import Notifier
@@ -65,6 +66,7 @@ class App:
         normaliser = Normaliser({name: tuple(each.values()) for name, each in points.items()}, start_ns=clock.boot_ns())
         self._intake = Intake(normaliser, buffer, clock)
         self._supervisor = Supervisor(clock)
+        self._aside = Aside(config.gateway.state_dir / "rejected", clock)
         self._taps = {entry.name: Tap() for entry in config.buses}
         for entry in config.buses:
             self._add(entry)
@@ -97,7 +99,8 @@ class App:
     def _add(self, entry: BusConfig) -> None:
         connect = registry.load(entry.kind)
         beat, report = partial(self._supervisor.beat, entry.name), partial(self._devices.report, entry.name)
-        tools = Tools(self._clock, self._buffer.ledger, beat, report, self._buffer.hurry, self._taps[entry.name])
+        tap, aside = self._taps[entry.name], partial(self._aside.keep, entry.name)
+        tools = Tools(self._clock, self._buffer.ledger, beat, report, self._buffer.hurry, tap, aside)
 
         def build() -> Connector:
             return connect(entry.bus, entry.devices, tools)
@@ -123,6 +126,7 @@ class App:
                 tasks.create_task(self._uplink.run(), name="uplink"),
                 tasks.create_task(self._health.run(), name="health"),
                 tasks.create_task(self._keep_the_clock(), name="clock"),
+                tasks.create_task(self._aside.run(), name="aside"),
             ]
             front = [
                 tasks.create_task(self._intake.run(), name="intake"),
@@ -176,7 +180,10 @@ class App:
             "clock": msgspec.to_builtins(self._clock.state()),
             "uplink": self._uplink.status(),
             "buffer": self._buffer.stats(),
-            "buses": {name: {"kind": kinds[name], **unit} for name, unit in self._supervisor.status().items()},
+            "buses": {
+                name: {"kind": kinds[name], **unit, "set_aside": self._aside.status(name)}
+                for name, unit in self._supervisor.status().items()
+            },
             "devices": self._devices.status(),
             "intake": self._intake.status(),
             "commands": self._router.status(),

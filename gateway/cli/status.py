@@ -182,8 +182,15 @@ def _buses(buses: Json, width: int) -> Iterator[RenderableType]:
         taken = bus["bus"].get("utilisation")
         busy = Text(f"{taken:.0%} busy", "yellow" if taken > _BUSY else "") if taken is not None else Text()
         cells = (_word(bus["state"]), Text(age(bus["since_s"])), Text(name), Text(bus["kind"]), busy, restarts)
-        rows.append((cells, "" if bus["state"] in _WELL else bus["last_error"]))
+        rows.append((cells, _set_aside(bus) if bus["state"] in _WELL else bus["last_error"]))
     yield from (*_table(rows, width), Text())
+
+
+def _set_aside(bus: Json) -> str:
+    """What made no sense, and where it is kept."""
+    aside = bus.get("set_aside", {"kept": 0})
+    number = aside["kept"] and aside["kept"] + aside["left_out"]
+    return f"{count(number, 'message')} could not be read: {aside['file']}" if number else ""
 
 
 def _devices(devices: Json, width: int) -> Iterator[RenderableType]:

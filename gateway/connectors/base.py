@@ -74,6 +74,8 @@ class Tools(NamedTuple):
     """My source sends no more before it has acknowledgements: what was emitted goes to disk now."""
     tap: Tap = NOBODY
     """Shows what travels on the bus to who looks; ask whether anybody does before making anything up."""
+    set_aside: Callable[[str, bytes, str], None] = lambda where, payload, why: None
+    """`set_aside(where, payload, why)`: this made no sense; a person may want to look at it. Never waits, keeps few."""
 
 
 class Connector(Protocol):

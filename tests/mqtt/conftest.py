@@ -14,7 +14,7 @@ import pytest
 from gateway.clock import SystemClock
 from gateway.connectors.base import Tools
 from gateway.connectors.mqtt.config import MqttBus, MqttDevice
-from gateway.connectors.mqtt.connector import MqttConnector
+from gateway.connectors.mqtt.connector import MqttConnector, Successors
 from gateway.model import DeviceState, Origin, Sample, Value
 from gateway.settings import read
 from gateway.testing.broker import Mosquitto, program
@@ -96,16 +96,31 @@ class Rig:
         self.store = Store()
         self.reports: list[tuple[str, DeviceState, str]] = []
         self.beats = 0
+        self.poison: list[tuple[str, bytes, str]] = []
+        """Where, payload, why."""
         self.hurry: Callable[[], None] = lambda: None
         self.options: dict[str, Any] = {"client_id": "gw"}
         self._publisher: mqtt.Client | None = None
 
     def connector(self, *devices: dict[str, Any], **bus: Any) -> MqttConnector:
+        """The first of a process."""
+        return self.line(*devices, **bus)()
+
+    def line(self, *devices: dict[str, Any], **bus: Any) -> Callable[[], MqttConnector]:
+        """Builds the connectors of one process, one after the other."""
         raw = {"name": "broker", "kind": "mqtt", "host": "127.0.0.1", "port": self.broker.port, **self.options, **bus}
-        return MqttConnector(parsed(MqttBus, raw), [device(**each) for each in devices], self.tools())
+        config, things, build = parsed(MqttBus, raw), [device(**each) for each in devices], Successors()
+        return lambda: build(config, things, self.tools())
 
     def tools(self) -> Tools:
-        return Tools(SystemClock(), self.store, self._beat, lambda *report: self.reports.append(report), self._hurry)
+        return Tools(
+            SystemClock(),
+            self.store,
+            self._beat,
+            lambda *report: self.reports.append(report),
+            self._hurry,
+            set_aside=lambda *poison: self.poison.append(poison),
+        )
 
     def _hurry(self) -> None:
         self.hurry()

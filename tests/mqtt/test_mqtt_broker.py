@@ -183,15 +183,19 @@ def test_a_refused_subscription_is_told_and_the_others_work(rig: Rig) -> None:
 def test_retained_messages_are_marked_and_come_once(rig: Rig) -> None:
     async def scenario() -> None:
         await rig.publish("plant/boiler", '{"n": 1}', retain=True)
-        async with rig.running(rig.connector(PLANT)):
+        line = rig.line(PLANT)
+        async with rig.running(line()):
             await eventually(lambda: rig.store.values() == [1], "the stored message")
             assert rig.store.samples[0].status == (Status.RETAINED,)
             await rig.publish("plant/boiler", '{"n": 2}', retain=True)
             await eventually(lambda: rig.store.values() == [1, 2], "the same topic, live")
             assert rig.store.samples[1].status is None
-        async with rig.running(rig.connector(PLANT)):
+        async with rig.running(line()):
             await rig.publish("plant/boiler", '{"n": 3}')
             await eventually(lambda: rig.store.values() == [1, 2, 3], "a resumed session: no stored message again")
+        async with rig.running(rig.connector(PLANT)):
+            await eventually(lambda: rig.store.values() == [1, 2, 3, 2], "another process knows nothing yet")
+            assert rig.store.samples[3].status == (Status.RETAINED,)
 
     run(scenario)
 

@@ -12,7 +12,7 @@ from conftest import device, parsed  # type: ignore[import-not-found]
 
 import gateway.connectors.mqtt
 from gateway.connectors.mqtt.config import MQTT, MqttBus, MqttDevice
-from gateway.connectors.mqtt.connector import MqttConnector
+from gateway.connectors.mqtt.connector import Successors
 from gateway.connectors.mqtt.mapping import Mapper
 from gateway.connectors.registry import Registry
 from gateway.settings import read
@@ -45,7 +45,7 @@ def test_the_commented_keys_of_the_sample_are_keys() -> None:
 
 def test_the_kind_is_registered_and_loads() -> None:
     assert Registry().kind("mqtt") is MQTT
-    assert MQTT.load() is MqttConnector
+    assert isinstance(MQTT.load(), Successors)
 
 
 def test_ports_and_aliases() -> None:
@@ -68,7 +68,15 @@ def test_ports_and_aliases() -> None:
         ({"topic": "a", "points": [{"name": "n", "write": {}}]}, ("points", 0, "write"), "command_topic"),
         ({"topic": "a", "command_topic": "b/+"}, ("command_topic",), "without"),
         ({"topic": "a/{d}", "command_topic": "b/{d}"}, ("command_topic",), "not in `name`"),
-        ({"topic": "a/{d}", "name": "{d}", "availability": "a/online"}, ("availability",), "placeholders"),
+        ({"topic": "a/{d}", "availability": "a/{d}/online"}, ("availability",), "not in `name`"),
+        ({"topic": "a/{d}", "name": "{d}", "availability": ["a/+"]}, ("availability",), "no + or #"),
+        ({"topic": "a", "each": "list"}, ("name",), "many devices"),
+        ({"topic": "a", "name": "{id}", "id": "a..b"}, ("id",), "not a path"),
+        ({"topic": "a/{id}", "name": "{id}", "id": "n"}, ("topic",), "comes from the payload"),
+        ({"topic": "a", "name": "{id}", "id": "n", "format": "esphome"}, ("id",), "does not go with"),
+        ({"topic": "spBv1.0/g/#", "format": "sparkplug"}, ("topic",), "GROUP"),
+        ({"topic": "homeassistant/{x}/config", "format": "homeassistant"}, ("topic",), "no placeholders"),
+        ({"topic": "homeassistant/#", "format": "homeassistant", "availability": "a"}, ("availability",), "knows it"),
         ({"topic": "a", "timestamp": {"path": "["}}, ("timestamp", "path"), "not a path"),
         ({"topic": "a", "format": "tasmotta"}, ("format",), "tasmota"),
         (

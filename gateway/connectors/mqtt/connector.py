@@ -16,6 +16,10 @@ without DUP is a new message, whatever the ledger holds: the broker has used the
 PUBACK or lost the old session. When a connection ends, `run` raises LinkError; the ledger carries what must survive to
 the next connector, acknowledgements do not.
 
+What is known of devices outlives connections too (`Memory`): what they announced, which points they have, who is
+offline, since when the broker is out of reach. After `offline_after` of that every point is `bad:device_offline`, told
+with the attempts to connect; when the broker is back it is asked for its stored copies again.
+
 All messages of one read are mapped together and emitted in one call; they settle together.
 """
 
@@ -36,7 +40,9 @@ from gateway.connectors.mqtt.acks import Acks
 from gateway.connectors.mqtt.config import MqttBus, MqttDevice
 from gateway.connectors.mqtt.frames import Publish
 from gateway.connectors.mqtt.link import Link, Session, connected, subscriptions
-from gateway.connectors.mqtt.mapping import Mapper, publication
+from gateway.connectors.mqtt.mapping import Mapped, Mapper
+from gateway.connectors.mqtt.sparkplug import REBIRTH
+from gateway.connectors.mqtt.tahu import Type, encode
 from gateway.errors import CommandError, LinkError
 from gateway.model import Json, Origin, Outcome, Sample, Status, Value, Write
 
@@ -52,6 +58,8 @@ _USUAL_WINDOW = 20
 """A broker may send less ahead than we would take: mosquitto's default, whatever was agreed."""
 _PATIENCE_S = 0.05
 """Half of that waits and nothing moves for so long: it is not left to the acks of the uplink."""
+_REPEAT_S = 60.0
+"""How often is told again what is bad and goes on being so."""
 _KEPT_REJECTS = 5
 _MOST_TOLD = 100
 """Different reasons in the log of one connection; all are counted."""
@@ -60,22 +68,54 @@ _NO_SUBSCRIBER = 0x10
 _MACHINE_ID = Path("/etc/machine-id")
 
 
+class Memory:
+    """What one connector of a bus leaves to the next."""
+
+    def __init__(self, devices: Sequence[MqttDevice]) -> None:
+        self.mapper = Mapper(devices)
+        self.gone_since: float | None = None
+        """Monotonic: since when the broker is out of reach."""
+        self.cut_off = False
+        """And that has been told of every point."""
+        self.listened = False
+        """This process has subscribed before: it has had the broker's stored copies."""
+        self.messages = self.unmatched = self.rejected = 0
+        self.last_rejects: deque[str] = deque(maxlen=_KEPT_REJECTS)
+        self.refused: dict[str, None] = {}
+        """Parts of announcements that are not read, in sentences."""
+
+
+class Successors:
+    """Builds the connectors of one bus, one after the other."""
+
+    def __init__(self) -> None:
+        self._memory: Memory | None = None
+
+    def __call__(self, bus: MqttBus, devices: Sequence[MqttDevice], tools: Tools, /) -> MqttConnector:
+        if self._memory is None:
+            self._memory = Memory(devices)
+        return MqttConnector(bus, devices, tools, self._memory)
+
+
 class MqttConnector:
     """One broker."""
 
-    def __init__(self, bus: MqttBus, devices: Sequence[MqttDevice], tools: Tools) -> None:
+    def __init__(self, bus: MqttBus, devices: Sequence[MqttDevice], tools: Tools, memory: Memory | None = None) -> None:
         self._bus = bus
         self._tools = tools
-        self._mapper = Mapper(devices)
-        self._devices = devices
+        self._memory = memory or Memory(devices)
+        self._mapper = self._memory.mapper
         self._link: Link | None = None
         self._session: Session | None = None
         self._session_id = b""
         self._acks = Acks(tools.ledger, b"")
-        self._messages = self._unmatched = self._rejected = self._redelivered = self._dropped = self._doubtful = 0
-        self._last_rejects: deque[str] = deque(maxlen=_KEPT_REJECTS)
+        self._redelivered = self._dropped = self._doubtful = 0
         self._told: set[str] = set()
         self._refused: dict[str, str] = {}
+        self._announced: dict[str, None] = {}
+        """Topics that devices have announced and nobody has subscribed yet."""
+        self._listening: set[str] = set()
+        self._news = asyncio.Event()
         self._held_back = False
         self._emits_since: float | None = None
         self._patience: asyncio.TimerHandle | None = None
@@ -92,18 +132,23 @@ class MqttConnector:
         try:
             link = await self._connect(client_id)
             async with asyncio.TaskGroup() as group:
-                ticks = group.create_task(self._tick(link), name=f"mqtt-{self._bus.name}-tick")
+                works = {"tick": self._tick(link), "repeat": self._repeat(emit), "widen": self._widen(link)}
+                tasks = [group.create_task(work, name=f"mqtt-{self._bus.name}-{name}") for name, work in works.items()]
                 try:
                     await self._pump(link, emit)
                 except LinkError:
                     self._tools.beat(_BEAT_S + self._bus.connect_timeout)
                     failure = await link.diagnosed()
                 finally:
-                    ticks.cancel()
+                    for task in tasks:
+                        task.cancel()
+        except LinkError as error:
+            failure = error
         finally:
             if self._link is not None:
                 self._link.close()
         if failure is not None:
+            await self._out_of_reach(emit)
             raise failure
 
     async def execute(self, write: Write) -> Value | None:
@@ -114,7 +159,7 @@ class MqttConnector:
         if write.verify:
             raise CommandError(Outcome.UNSUPPORTED, "MQTT has no read: a write cannot be verified")
         try:
-            message = publication(heard, write.point, write.value)
+            message = self._mapper.publication(heard, write.point, write.value, self._utc_ms())
         except ValueError as error:
             raise CommandError(Outcome.REJECTED, str(error)) from error
         link = self._link
@@ -138,10 +183,11 @@ class MqttConnector:
         return {
             "open": session is not None and self._link is not None and self._link.failure is None,
             "version": session.version if session else None,
-            "messages": self._messages,
-            "unmatched": self._unmatched,
-            "rejected": self._rejected,
-            "last_rejects": list(self._last_rejects),
+            "messages": self._memory.messages,
+            "unmatched": self._memory.unmatched,
+            "rejected": self._memory.rejected,
+            "last_rejects": list(self._memory.last_rejects),
+            "not_read": list(self._memory.refused),
             "redelivered": self._redelivered,
             "redelivered_dropped": self._dropped,
             "redelivered_marked": self._doubtful,
@@ -154,7 +200,7 @@ class MqttConnector:
                     "last_seen_s": round((now_ns - heard.last_ns) / 1e9, 3) if heard.last_ns else None,
                     "messages": heard.messages,
                     "rejected": heard.rejected,
-                    "offline": heard.offline,
+                    "offline": heard.offline or heard.cut,
                 }
                 for heard in self._mapper.devices.values()
             },
@@ -170,13 +216,59 @@ class MqttConnector:
         self._link, session = await connected(bus, client_id, True, self._tools.clock.boot_ns)
         self._acks = Acks(self._tools.ledger, self._session_id)
         self._acks.connected(session.present, self._now())
-        self._refused = await self._link.subscribe(self._mapper.filters, min(bus.qos, 1))
+        memory = self._memory
+        stored = memory.cut_off or not memory.listened
+        filters = self._mapper.filters
+        self._listening.update(filters)
+        self._refused = await self._link.subscribe(filters, min(bus.qos, 1), stored)
         self._session = session
+        if memory.cut_off:
+            for change in self._mapper.reachable():
+                self._tools.report(*change)
+        memory.gone_since, memory.cut_off, memory.listened = None, False, True
         known = "the broker kept our session" if session.present else "new session"
         log.info("%s: connected with MQTT %s, %s", bus.name, session.version, known)
         for topic, reason in self._refused.items():
             log.warning("%s: the broker refuses the subscription %s: %s", bus.name, topic, reason)
         return self._link
+
+    async def _out_of_reach(self, emit: Emit) -> None:
+        """The broker is gone, perhaps for long."""
+        memory, now = self._memory, self._now()
+        if memory.gone_since is None:
+            memory.gone_since = now
+        if now - memory.gone_since < self._bus.offline_after:
+            return
+        mapped = self._mapper.cut_off(self._tools.clock.boot_ns())
+        memory.cut_off = True
+        for change in mapped.changes:
+            self._tools.report(*change)
+        if mapped.samples:
+            await emit(mapped.samples)
+
+    async def _repeat(self, emit: Emit) -> None:
+        """What is bad is told again; how often it is stored is the normaliser's affair."""
+        while True:
+            await asyncio.sleep(_REPEAT_S)
+            samples = self._mapper.tick(self._tools.clock.boot_ns())
+            if samples:
+                await emit(samples)
+
+    async def _widen(self, link: Link) -> None:
+        """Subscribes what devices announce, in groups."""
+        while True:
+            await self._news.wait()
+            await asyncio.sleep(_HELD_POLL_S)
+            self._news.clear()
+            topics, self._announced = list(self._announced), {}
+            try:
+                refused = await link.subscribe(topics, min(self._bus.qos, 1), True)
+            except LinkError as error:
+                link.give_up(error)  # whoever receives raises it
+                return
+            for topic, reason in refused.items():
+                self._refused[topic] = reason
+                log.warning("%s: the broker refuses the subscription %s: %s", self._bus.name, topic, reason)
 
     async def _tick(self, link: Link) -> None:
         """Everything that time brings: keepalive, held messages, proofs, the watchdog."""
@@ -252,15 +344,17 @@ class MqttConnector:
         samples: list[Sample] = []
         origins: list[Origin] = []
         done: list[int] = []
-        self._messages += len(messages)
+        self._memory.messages += len(messages)
         for message in messages:
             origin = self._origin(message) if message.packet_id else None
             if origin is not None and self._known(message, origin):
                 continue
             mapped = self._mapper.map(message.topic, message.payload, message.retained, message.at_ns, origin)
-            self._unmatched += not mapped.matched
+            self._memory.unmatched += not mapped.matched
             for reason in mapped.rejected:
-                self._reject(reason)
+                self._reject(reason, message)
+            if mapped.subscribe or mapped.refused or mapped.rebirths:
+                self._announcement(mapped)
             for device, state, why in mapped.changes:
                 self._tools.report(device, state, why)
             doubtful = origin is not None and message.again and not self._tools.ledger.whole(origin.session)
@@ -295,12 +389,36 @@ class MqttConnector:
         self._acks.hold(origin, self._now())
         return True
 
-    def _reject(self, reason: str) -> None:
-        self._rejected += 1
+    def _announcement(self, mapped: Mapped) -> None:
+        """What devices say of themselves has consequences."""
+        if mapped.subscribe:
+            fresh = [topic for topic in mapped.subscribe if topic not in self._listening]
+            self._listening.update(fresh)
+            self._announced.update(dict.fromkeys(fresh))
+            if fresh:
+                self._news.set()
+        for sentence in mapped.refused:
+            if sentence not in self._memory.refused and len(self._memory.refused) < _MOST_TOLD:
+                self._memory.refused[sentence] = None
+                log.warning("%s: %s", self._bus.name, sentence)
+        link = self._link
+        for group, node in mapped.rebirths:
+            if link is not None and link.failure is None:
+                log.info("%s: %s/%s is asked for a birth", self._bus.name, group, node)
+                command = encode(REBIRTH, Type.BOOLEAN, True, self._utc_ms())
+                link.tell(f"spBv1.0/{group}/NCMD/{node}", command)
+
+    def _utc_ms(self) -> int:
+        clock = self._tools.clock
+        return clock.boot_ns() // 1_000_000 + clock.state().offset_ms
+
+    def _reject(self, reason: str, message: Publish) -> None:
+        self._memory.rejected += 1
+        self._tools.set_aside(message.topic.decode(errors="replace"), message.payload, reason)
         if reason not in self._told and len(self._told) < _MOST_TOLD:
             self._told.add(reason)
             log.warning("%s: message rejected: %s", self._bus.name, reason)
-        self._last_rejects.append(reason)
+        self._memory.last_rejects.append(reason)
 
 
 def _redelivered(sample: Sample) -> Sample:

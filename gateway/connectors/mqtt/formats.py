@@ -6,10 +6,13 @@ belongs to the convention but holds no reading (a `/set` of zigbee2mqtt, a `Noti
     json         the payload
     value        one text; where the topic has wildcards: {tail: text}
     zigbee2mqtt  the payload; ON and OFF are true and false
-    tasmota      the payload; ON and OFF likewise; units from TempUnit, PressureUnit
+    tasmota      the payload, of STATUS8 and 10 what is in it; ON and OFF likewise; units from TempUnit, PressureUnit
     shelly       {component: {…}} from `events/rpc` and `status/<component>`; a frame holds only what changed
     shelly-gen1  {what follows shellies/<id>: text}; energy counters, Watt-minutes there, are Wh here
     esphome      {component/object, or what wildcards took: text} of the `…/state` topics
+    ttn          what the payload formatter made, and the radio under `lorawan`; see `ttn.py`
+
+Sparkplug B and Home Assistant's discovery are no documents: see `sparkplug.py`, `homeassistant.py`.
 """
 
 from __future__ import annotations
@@ -21,7 +24,8 @@ from datetime import datetime
 
 from gateway.codec.document import decode_json
 from gateway.codec.path import ABSENT, Step
-from gateway.connectors.mqtt.config import Format, TimeFormat
+from gateway.connectors.mqtt import ttn
+from gateway.connectors.mqtt.config import ANNOUNCED_FORMATS, TEXT_FORMATS, Format, TimeFormat
 from gateway.errors import DecodeError
 from gateway.model import Json, Status, Value
 
@@ -32,7 +36,6 @@ _MAX_TEXT = 1_024
 _LEAST_INT, _MOST_INT = -(2**63), 2**64 - 1
 _EARLIEST_MS, _LATEST_MS = 946_684_800_000, 4_102_444_800_000  # 2000-01-01, 2100-01-01
 
-TEXT_FORMATS = frozenset((Format.VALUE, Format.SHELLY_GEN1, Format.ESPHOME))
 _SWITCHES = frozenset((Format.ZIGBEE2MQTT, Format.TASMOTA, *TEXT_FORMATS))
 """Conventions in which the words ON and OFF are a switch."""
 _WORDS: Mapping[str, bool] = {"on": True, "off": False, "true": True, "false": False}
@@ -60,6 +63,8 @@ def document(form: Format, topic: str, tail: str, payload: bytes) -> Json:
         return decode_json(payload)
     if form is Format.VALUE:
         return _keyed(tail, decode_text(payload))
+    if form in ANNOUNCED_FORMATS:
+        return ABSENT
     return _CONVENTIONS[form](topic, tail, payload)
 
 
@@ -81,12 +86,22 @@ def _zigbee2mqtt(topic: str, tail: str, payload: bytes) -> Json:
 
 
 def _tasmota(topic: str, tail: str, payload: bytes) -> Json:
-    last = topic.rpartition("/")[2]
-    if last == "LWT" or topic.startswith("cmnd/"):
+    levels = topic.split("/")
+    last = levels[-1]
+    if last in _TASMOTA_TALK or "cmnd" in levels[:-1]:
         return ABSENT
     if last.startswith("POWER"):
         return {last: decode_text(payload)}
-    return _object(payload)
+    found = _object(payload)
+    if _TASMOTA_STATUS.fullmatch(last):
+        # the answer to `Status 8`, `10` or `11` holds what SENSOR or STATE would say
+        inner = found.get("StatusSNS", found.get("StatusSTS"))
+        return inner if isinstance(inner, dict) else ABSENT
+    return found
+
+
+_TASMOTA_TALK = frozenset(("LWT", "INFO1", "INFO2", "INFO3", "LOGGING"))
+_TASMOTA_STATUS = re.compile(r"STATUS\d{0,2}")
 
 
 def _shelly(topic: str, tail: str, payload: bytes) -> Json:
@@ -115,6 +130,11 @@ def _shelly_gen1(topic: str, tail: str, payload: bytes) -> Json:
     return _keyed(key, value)
 
 
+def _ttn(topic: str, tail: str, payload: bytes) -> Json:
+    found = ttn.uplink(topic, payload)
+    return ABSENT if found is None else found.found
+
+
 def _esphome(topic: str, tail: str, payload: bytes) -> Json:
     if not topic.endswith("/state"):
         return ABSENT
@@ -128,6 +148,7 @@ _CONVENTIONS = {
     Format.SHELLY: _shelly,
     Format.SHELLY_GEN1: _shelly_gen1,
     Format.ESPHOME: _esphome,
+    Format.TTN: _ttn,
 }
 
 
@@ -220,8 +241,10 @@ _UNITS: Mapping[Format, Mapping[str, str]] = {
         "apower": "W", "act_power": "W", "aprt_power": "VA", "voltage": "V", "current": "A", "pf": "/", "freq": "Hz",
         "total": "Wh", "total_act_energy": "Wh", "total_act_ret_energy": "Wh", "total_act": "Wh",
         "total_act_ret": "Wh", "tC": "Cel", "tF": "degF", "rh": "%RH", "lux": "lx", "V": "V", "percent": "%",
-        "rssi": "dBm", "uptime": "s", "brightness": "%", "current_pos": "%",
+        "rssi": "dBm", "uptime": "s", "brightness": "%", "current_pos": "%", "battery": "%", "n_current": "A",
+        "total_current": "A", "total_act_power": "W", "total_aprt_power": "VA", "ret_energy": "Wh",
     },
+    Format.TTN: {"rssi": "dBm", "snr": "dB"},
     Format.SHELLY_GEN1: {
         "power": "W", "reactive_power": "var", "voltage": "V", "current": "A", "pf": "/", "energy": "Wh",
         "returned_energy": "Wh", "total": "Wh", "total_returned": "Wh", "temperature": "Cel", "temperature_f": "degF",
@@ -232,7 +255,21 @@ _TASMOTA_TEMPERATURES = frozenset(("Temperature", "DewPoint", "HeatIndex"))
 _TASMOTA_PRESSURES = frozenset(("Pressure", "SeaPressure"))
 _TASMOTA_WORDS: Mapping[str, str] = {"C": "Cel", "F": "degF", "hPa": "hPa", "mmHg": "mmHg", "inHg": "inHg"}
 _SHELLY_NOT_READINGS = frozenset(
-    ("id", "ts", "minute_ts", "by_minute", "unixtime", "cfg_rev", "kvs_rev", "schedule_rev")
+    (
+        "id",
+        "ts",
+        "minute_ts",
+        "by_minute",
+        "unixtime",
+        "cfg_rev",
+        "kvs_rev",
+        "schedule_rev",
+        "webhook_rev",
+        "btrelay_rev",
+        "last_updated_ts",
+        "packet_id",
+        "last_sync_ts",
+    )
 )
 
 
@@ -241,8 +278,9 @@ def unit(form: Format, steps: tuple[Step, ...], found: Json) -> str:
     table = _UNITS.get(form)
     if table is None or not steps:
         return ""
-    last = steps[-1]
-    if not isinstance(last, str):
+    # of a list (a value for each phase) its name
+    last = next((step for step in reversed(steps) if isinstance(step, str)), "")
+    if form is Format.TTN and steps[0] != "lorawan":
         return ""
     if form is Format.TASMOTA:
         if last in _TASMOTA_TEMPERATURES:
@@ -262,24 +300,23 @@ def is_reading(form: Format, steps: tuple[Step, ...]) -> bool:
 # --- where a convention puts its last will
 
 
-def availability(form: Format, topic: str) -> str | None:
-    """The availability topic (a template, as `topic` is) that goes with a topic; None when there is none to know."""
+def availability(form: Format, topic: str) -> tuple[str, ...]:
+    """The availability topics (templates, as `topic` is) that go with a topic: one of the device, one of its bridge."""
     levels = topic.split("/")
+    found: list[list[str]] = []
     if form is Format.ZIGBEE2MQTT:
-        found = [*levels, "availability"]
-    elif form is Format.TASMOTA and len(levels) > 1 and levels[0] in ("tele", "stat"):
-        found = ["tele", *levels[1:-1], "LWT"]
+        found = [[*levels, "availability"], [levels[0], "bridge", "state"]]
+    elif form is Format.TASMOTA and {"tele", "stat"} & set(levels[:-1]):
+        found = [[*("tele" if level == "stat" else level for level in levels[:-1]), "LWT"]]
     elif form is Format.SHELLY and len(levels) > 2 and levels[-2] in ("events", "status"):
-        found = [*levels[:-2], "online"]
+        found = [[*levels[:-2], "online"]]
     elif form is Format.SHELLY and len(levels) > 1 and levels[-1] == "#":
-        found = [*levels[:-2], "online"] if levels[-2] in ("events", "status") else [*levels[:-1], "online"]
+        found = [[*levels[:-2], "online"] if levels[-2] in ("events", "status") else [*levels[:-1], "online"]]
     elif form is Format.SHELLY_GEN1 and len(levels) > 2:
-        found = [*levels[:2], "online"]
+        found = [[*levels[:2], "online"]]
     elif form is Format.ESPHOME:
         wild = next((i for i, level in enumerate(levels) if level in ("+", "#")), len(levels) - 1)
         known = {"sensor", "binary_sensor", "switch", "light", "number", "text_sensor", "climate", "cover", "fan"}
         prefix = next((i for i, level in enumerate(levels[:wild]) if i and level in known), wild)
-        found = [*levels[:prefix], "status"] if prefix else []
-    else:
-        found = []
-    return "/".join(found) if found and not {"+", "#"} & set(found) else None
+        found = [[*levels[:prefix], "status"]] if prefix else []
+    return tuple("/".join(each) for each in found if not {"+", "#"} & set(each) and each[0][:1] != "{")

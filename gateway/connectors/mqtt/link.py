@@ -134,15 +134,17 @@ class Link(asyncio.Protocol):
             if session is None:
                 self.close()
 
-    async def subscribe(self, filters: Sequence[str], qos: int) -> dict[str, str]:
-        """Returns the filters that the broker refused, with its reason."""
+    async def subscribe(self, filters: Sequence[str], qos: int, stored: bool = False) -> dict[str, str]:
+        """Returns the filters that the broker refused, with its reason. `stored`: what is retained comes in any case,
+        not with a new subscription only (with MQTT 3.1.1 it always does)."""
         refused: dict[str, str] = {}
+        self._resume()  # a SUBACK behind a backlog that nobody reads would never come
         for i in range(0, len(filters), _FILTERS):
             some = filters[i : i + _FILTERS]
             answer: asyncio.Future[list[ReasonCode]] = self._loop.create_future()
             if self._options.five:
-                # what is retained comes with a new subscription only, not at each reconnect
-                kind = SubscribeOptions.RETAIN_SEND_IF_NEW_SUB
+                new, always = SubscribeOptions.RETAIN_SEND_IF_NEW_SUB, SubscribeOptions.RETAIN_SEND_ON_SUBSCRIBE
+                kind = always if stored else new
                 _, mid = self._client.subscribe([(f, SubscribeOptions(qos=qos, retainHandling=kind)) for f in some])
             else:
                 _, mid = self._client.subscribe([(each, qos) for each in some])
@@ -166,10 +168,13 @@ class Link(asyncio.Protocol):
             self._arrived.clear()
             await self._arrived.wait()
         messages, self._inbox, self._inbox_bytes = self._inbox, [], 0
+        self._resume()
+        return messages
+
+    def _resume(self) -> None:
         if self._paused and self._transport is not None and self._failure is None:
             self._paused = False
             self._transport.resume_reading()
-        return messages
 
     def acknowledge(self, packet_ids: list[int]) -> bool:
         """PUBACKs, in this order. False: the link is gone, and they are void."""
@@ -183,6 +188,11 @@ class Link(asyncio.Protocol):
         """`answered` is called when the broker proves that it has worked off all that was sent before."""
         if self._failure is None:
             self._queue(PING, answered)
+
+    def tell(self, topic: str, payload: bytes) -> None:
+        """Publishes with QoS 0: nobody waits for it."""
+        if self._failure is None:
+            self._client.publish(topic, payload, 0)
 
     async def publish(self, topic: str, payload: bytes, qos: int, retain: bool) -> ReasonCode | None:
         """Returns the broker's reason code; None for QoS 0. Raises LinkError, TimeoutError."""
@@ -229,6 +239,10 @@ class Link(asyncio.Protocol):
             # while we do not read we cannot see an answer, but the broker shall not think that we are gone
             self._queue(PING)
 
+    def give_up(self, failure: LinkError) -> None:
+        """The end, for a reason that the link itself does not see."""
+        self._fail(failure)
+
     def close(self) -> None:
         """Says good-bye; the session stays for as long as the broker keeps it."""
         if self._failure is None and self._client.is_connected():
@@ -265,7 +279,8 @@ class Link(asyncio.Protocol):
             self._inbox_bytes += sum(len(message.payload) for message in cut.messages)
             self._arrived.set()
             full = len(self._inbox) > _MAX_INBOX or self._inbox_bytes > _MAX_INBOX_BYTES
-            if full and self._subscribed and not self._paused and self._transport is not None and self._failure is None:
+            free = self._subscribed and not self._subacks and not self._paused
+            if full and free and self._transport is not None and self._failure is None:
                 self._paused = True
                 self._transport.pause_reading()
 

@@ -5,105 +5,51 @@ belongs to; it holds the points that the payload holds, no others: a partial fra
 the rest. Nothing is made up: what cannot be read is bad, with a reason, or rejected as a whole.
 
 Retained messages are true, once: `uncertain:retained`, unless the payload carries the time at which it was true. After
-a last will the device's points are `bad:device_offline`, once, until it speaks again; the broker's stored copies of an
-absent device are not news.
+a last will the device's points are `bad:device_offline` until it speaks again; the broker's stored copies of an absent
+device are not news.
+
+Conventions whose devices announce themselves are in rooms of their own: `edges.py` (Sparkplug B), `announced.py` (Home
+Assistant). The mapper outlives connections: what was announced, found and said stays known.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import msgspec
-
-from gateway.codec.path import ABSENT, Path, Step, leaves
-from gateway.connectors.mqtt.config import Format, MqttDevice
-from gateway.connectors.mqtt.formats import (
-    TEXT_FORMATS,
-    alive,
-    availability,
-    document,
-    is_reading,
-    scalar,
-    time_ms,
-    unit,
-)
-from gateway.connectors.mqtt.topics import Template, Topics, reduced, render
+from gateway.codec.path import ABSENT, Path, leaves
+from gateway.connectors.mqtt import ttn
+from gateway.connectors.mqtt.announced import Announced
+from gateway.connectors.mqtt.config import Format, MqttDevice, TimeFormat, subscribed
+from gateway.connectors.mqtt.devices import MAX_AUTO_POINTS, MAX_DEVICES, Change, Fleet, Heard, Mapped, Rule, rule_of
+from gateway.connectors.mqtt.edges import PREFIX, Edges
+from gateway.connectors.mqtt.formats import alive, availability, document, is_reading, scalar, time_ms, unit
+from gateway.connectors.mqtt.topics import Template, Topics, placeholders, reduced
+from gateway.connectors.mqtt.writing import Publication, publication
 from gateway.errors import DecodeError
 from gateway.model import DeviceState, Json, Origin, Sample, Status, Value
 
-MAX_AUTO_POINTS = 50
-MAX_DEVICES = 2_000
-"""Devices that one rule may make: a stranger's topics must not fill the memory."""
+__all__ = ["MAX_AUTO_POINTS", "MAX_DEVICES", "Change", "Heard", "Mapped", "Mapper", "Publication", "publication"]
+
 _MAX_ROUTES = 4_096
 """Topics whose devices are remembered; forgotten all at once when there are more."""
-_MAX_NAME = 128
-"""Characters of an id that comes from a topic or payload; what is longer is no name."""
-_NOT_IN_ID = re.compile(r"[^A-Za-z0-9_.:-]+")
-
-
-class Change(NamedTuple):
-    """A device came or went."""
-
-    device: str
-    state: DeviceState
-    why: str
-
-
-class Mapped(NamedTuple):
-    """What one message means."""
-
-    samples: list[Sample]
-    changes: list[Change]
-    rejected: list[str]
-    """One sentence for each device that could not read it."""
-    matched: bool
-    """False: no device is configured for this topic."""
-
-
-class _Rule(NamedTuple):
-    """One configured device, compiled."""
-
-    device: MqttDevice
-    points: tuple[tuple[str, Path], ...] | None
-    """None: auto."""
-    time: Path | None
-    many: bool
-    """Its name holds placeholders."""
-
-
-class Heard(msgspec.Struct):
-    """One device as far as it was heard."""
-
-    id: str
-    rule: _Rule
-    captures: dict[str, str]
-    offline: bool = False
-    online: bool = False
-    last_ns: int = 0
-    messages: int = 0
-    rejected: int = 0
-    auto: dict[tuple[Step, ...], Path] = {}
-    """Points that were found, under `points = "auto"`; the text of the path is the point's name."""
-
-    def point_names(self) -> tuple[str, ...]:
-        if self.rule.points is None:
-            return tuple(path.text for path in self.auto.values())
-        return tuple(name for name, _ in self.rule.points)
+_MAX_CACHED_TOPIC = 512
 
 
 class _Target(NamedTuple):
     """What a template leads to."""
 
-    rule: _Rule
+    rule: Rule
     will: bool
 
 
 class _Route(NamedTuple):
-    """What one topic means for one device."""
+    """What one topic means for one rule."""
 
-    heard: Heard
+    rule: Rule
+    heard: Heard | None
+    """None: the payload says which device, or the topic speaks for several."""
+    captures: dict[str, str]
     will: bool
     topic: str
     tail: str
@@ -113,26 +59,39 @@ class Mapper:
     """All devices of one bus."""
 
     def __init__(self, devices: Sequence[MqttDevice]) -> None:
-        self.devices: dict[str, Heard] = {}
+        self._fleet = Fleet()
         self._topics: Topics[_Target] = Topics()
         self._routes: dict[bytes, tuple[tuple[_Route, ...], str]] = {}
-        self._rules: list[_Rule] = []
+        self._edges = Edges(self._fleet)
+        self._announced = Announced(self._fleet)
         filters: list[str] = []
         for device in devices:
-            rule = _rule(device)
-            self._rules.append(rule)
-            template = Template.of(device.topic)
-            self._topics.add(template, _Target(rule, False))
-            filters.append(template.filter)
-            will = availability(device.format, device.topic) if device.availability is None else device.availability
-            if will:
-                template = Template.of(will)
-                self._topics.add(template, _Target(rule, True))
-                filters.append(template.filter)
+            rule = rule_of(device)
+            filters.append(subscribed(device))
             if not rule.many:
-                self.devices[device.name] = Heard(device.name, rule, {})
-        self.filters = reduced(filters)
-        """What is to be subscribed."""
+                self._fleet.of(rule, {})
+            if device.format is Format.SPARKPLUG:
+                self._edges.add(rule)
+            elif device.format is Format.HOMEASSISTANT:
+                self._announced.add(rule)
+            else:
+                self._topics.add(Template.of(device.topic), _Target(rule, False))
+                wills = device.wills
+                for will in availability(device.format, device.topic) if wills is None else wills:
+                    template = Template.of(will)
+                    self._topics.add(template, _Target(rule, True))
+                    filters.append(template.filter)
+        self.configured = reduced(filters)
+        """What the configuration wants subscribed."""
+
+    @property
+    def devices(self) -> dict[str, Heard]:
+        return self._fleet.heard
+
+    @property
+    def filters(self) -> tuple[str, ...]:
+        """What is to be subscribed: what the configuration names, and what devices have announced."""
+        return tuple(dict.fromkeys((*self.configured, *self._announced.topics)))
 
     def map(self, topic: bytes, payload: bytes, retained: bool, at_ns: int, origin: Origin | None) -> Mapped:
         """One message. Never raises: what makes no sense is in `rejected`."""
@@ -140,111 +99,203 @@ class Mapper:
         mapped = Mapped([], [], [trouble] if trouble else [], bool(routes) or bool(trouble))
         for route in routes:
             heard = route.heard
-            heard.messages += 1
+            if heard is not None:
+                heard.messages += 1
             try:
                 if route.will:
-                    _availability(heard, payload, at_ns, origin, mapped)
-                elif not (retained and heard.offline):
-                    _reading(route, payload, retained, at_ns, origin, mapped)
+                    self._will(route, payload, at_ns, origin, mapped)
+                elif heard is None:
+                    self._spread(route, payload, retained, at_ns, origin, mapped)
+                elif not (retained and heard.down):
+                    _reading(heard, route, payload, retained, at_ns, origin, mapped)
             except DecodeError as error:
-                heard.rejected += 1
-                mapped.rejected.append(f"{heard.id}: {error}")
+                _reject(heard, route.rule, error, mapped)
             else:
-                heard.last_ns = at_ns
+                if heard is not None:
+                    heard.last_ns = at_ns
+        if self._edges and topic.startswith(PREFIX):
+            self._edges.map(topic, payload, retained, at_ns, origin, mapped)
+        if self._announced:
+            self._announced.map(topic, payload, retained, at_ns, origin, mapped)
         return mapped
+
+    def tick(self, at_ns: int) -> list[Sample]:
+        """What is bad and goes on being so, and what nobody has spoken of for too long."""
+        samples = [each for heard in self.devices.values() if heard.down or heard.cut for each in heard.bad(at_ns)]
+        return samples + self._announced.tick(at_ns)
+
+    def cut_off(self, at_ns: int) -> Mapped:
+        """The broker has been out of reach for too long: every point is bad until it is heard again."""
+        mapped = Mapped([], [], [], True)
+        for heard in self.devices.values():
+            if not heard.cut and not heard.down:
+                mapped.changes.append(Change(heard.id, DeviceState.OFFLINE, "the broker is out of reach"))
+            heard.cut, heard.online = True, False
+            mapped.samples += heard.bad(at_ns)
+        return mapped
+
+    def reachable(self) -> list[Change]:
+        """The broker is back; what was cut off waits for its first word."""
+        return [
+            Change(heard.id, DeviceState.WAITING, "the broker is back; nothing heard yet")
+            for heard in self.devices.values()
+            if heard.cut and not heard.down
+        ]
+
+    def publication(self, heard: Heard, point: str, value: Value, utc_ms: int) -> Publication:
+        """The message that writes one point. Raises ValueError with the reason when there is none."""
+        form = heard.rule.device.format
+        if form is Format.SPARKPLUG:
+            return self._edges.publication(heard, point, value, utc_ms)
+        if form is Format.HOMEASSISTANT:
+            return self._announced.publication(heard, point, value)
+        return publication(heard, point, value)
+
+    # ── which devices a topic belongs to ─────────────────────────────────────────────────────────────────────────────
 
     def _resolve(self, raw: bytes) -> tuple[tuple[_Route, ...], str]:
         try:
             topic = raw.decode()
         except UnicodeDecodeError:
             return (), "topic is not UTF-8"
-        routes, trouble = [], ""
-        seen: set[tuple[str, bool]] = set()
+        routes: list[_Route] = []
+        trouble = ""
+        seen: set[tuple[int, bool]] = set()
         for match in self._topics.match(topic):
-            heard = self._heard(match.value.rule, match.captures)
-            if isinstance(heard, str):
-                trouble = heard
-            elif (heard.id, match.value.will) not in seen:
-                seen.add((heard.id, match.value.will))
-                routes.append(_Route(heard, match.value.will, topic, match.tail))
+            rule, will = match.value
+            heard = None
+            if not (self._for_several(rule, match.captures) if will else rule.spread):
+                try:
+                    heard = self._fleet.of(rule, match.captures)
+                except DecodeError as error:
+                    trouble = str(error)
+                    continue
+            key = (id(heard or rule), will)
+            if key not in seen:
+                seen.add(key)
+                routes.append(_Route(rule, heard, match.captures, will, topic, match.tail))
         # an availability topic that a wide filter also takes for readings is availability
-        wills = {route.heard.id for route in routes if route.will}
-        resolved = tuple(route for route in routes if route.will or route.heard.id not in wills), trouble
-        if len(raw) <= _MAX_NAME * 4:
+        wills = {id(route.rule) for route in routes if route.will}
+        resolved = tuple(route for route in routes if route.will or id(route.rule) not in wills), trouble
+        if len(raw) <= _MAX_CACHED_TOPIC:
             if len(self._routes) >= _MAX_ROUTES:
                 self._routes.clear()
             self._routes[raw] = resolved
         return resolved
 
-    def _heard(self, rule: _Rule, captures: dict[str, str]) -> Heard | str:
-        """The device that these levels name, made when it is new; or why there can be none."""
-        if not rule.many:
-            return self.devices[rule.device.name]
-        captures = {name: level for name, level in captures.items() if f"{{{name}}}" in rule.device.name}
-        device = _NOT_IN_ID.sub("_", render(rule.device.name, captures))
-        if not all(captures.values()) or not device[0].isalnum() or len(device) > _MAX_NAME:
-            return f"{rule.device.name}: its topic does not make a device id"
-        known = self.devices.get(device)
-        if known is not None:
-            if known.rule is rule and known.captures == captures:
-                return known
-            return f"{device}: two topics make this device id; the first one keeps it"
-        if len(self.devices) >= MAX_DEVICES:
-            return f"{rule.device.name}: more than {MAX_DEVICES} devices"
-        self.devices[device] = Heard(device, rule, captures)
-        return self.devices[device]
+    @staticmethod
+    def _for_several(rule: Rule, captures: dict[str, str]) -> bool:
+        """A topic of availability that does not say which of the rule's devices: that of a bridge."""
+        return rule.many and any(word not in captures for word in placeholders(rule.device.name))
+
+    # ── what it says ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _will(self, route: _Route, payload: bytes, at_ns: int, origin: Origin | None, into: Mapped) -> None:
+        if not payload:
+            return  # the retained will was deleted
+        living = alive(payload)
+        some = [route.heard] if route.heard is not None else self._fleet.agreeing(route.rule, route.captures)
+        for heard in some:
+            if not living:
+                heard.gone(route.topic, "its last will says so", at_ns, origin, into)
+            elif route.heard is not None or route.topic in heard.down:
+                heard.rises(route.topic, into)
+
+    def _spread(
+        self, route: _Route, payload: bytes, retained: bool, at_ns: int, origin: Origin | None, into: Mapped
+    ) -> None:
+        """One payload about many devices, each by itself: one that makes no sense does not take the others with it."""
+        if retained and not payload:
+            return
+        rule = route.rule
+        whole = document(rule.device.format, route.topic, route.tail, payload)
+        for name, entry in _entries(rule, whole):
+            heard = None
+            try:
+                if name is None:
+                    raise DecodeError("an entry without an id")
+                heard = self._fleet.of(rule, {**route.captures, "id": name})
+                heard.messages += 1
+                if not (retained and heard.down):
+                    _document(heard, entry, whole, retained, at_ns, origin, into)
+            except DecodeError as error:
+                _reject(heard, rule, error, into)
+            else:
+                heard.last_ns = at_ns
 
 
-def _rule(device: MqttDevice) -> _Rule:
-    points = None
-    if device.points != "auto":
-        template = Template.of(device.topic)
-        # a text without a name in its topic is the document itself
-        bare = device.format is Format.VALUE and template.wild is None
-        points = tuple((point.name, _path(point.path, point.name, device.format, bare)) for point in device.points)
-    time = Path.of(device.timestamp.path) if device.timestamp else None
-    return _Rule(device, points, time, "{" in device.name)
+def _reject(heard: Heard | None, rule: Rule, error: DecodeError, into: Mapped) -> None:
+    if heard is not None:
+        heard.rejected += 1
+    text = str(error)
+    who = heard.id if heard is not None else rule.device.name
+    into.rejected.append(text if text.startswith(f"{who}:") else f"{who}: {text}")
 
 
-def _path(text: str | None, name: str, form: Format, bare: bool) -> Path:
-    if bare and not text:
-        return Path("", ())
-    text = text or name
-    # keys of text formats are topics: a dot in them separates nothing
-    return Path(text, (text,)) if form in TEXT_FORMATS else Path.of(text)
-
-
-def _availability(heard: Heard, payload: bytes, at_ns: int, origin: Origin | None, into: Mapped) -> None:
-    if not payload:
-        return  # the retained will was deleted
-    if alive(payload):
-        _back(heard, into, "said so itself")
+def _entries(rule: Rule, whole: Json) -> Iterator[tuple[str | None, Json]]:
+    """What names a device and what is said of it; None: nothing names it."""
+    if whole is ABSENT:
         return
-    if heard.offline:
+    place = whole if rule.each is None else rule.each.find(whole)
+    if place is ABSENT:
         return
-    heard.offline, heard.online = True, False
-    into.changes.append(Change(heard.id, DeviceState.OFFLINE, "its last will says so"))
-    names = heard.point_names()
-    if names:
-        bad = (Status.DEVICE_OFFLINE,) * len(names)
-        into.samples.append(_sample(heard, names, (None,) * len(names), bad, None, at_ns, None, origin))
+    if isinstance(place, list):
+        listed: list[tuple[str | None, Json]] = [(None, entry) for entry in place]
+    elif rule.each is None:
+        listed = [(None, place)]
+    elif isinstance(place, dict):
+        listed = list(place.items())
+    else:
+        raise DecodeError("`each` leads to neither a list nor an object")
+    for key, entry in listed:
+        found = key if rule.id is None else rule.id.find(entry)
+        plain = isinstance(found, str | int) and not isinstance(found, bool)
+        yield (str(found) if plain else None), entry
 
 
-def _back(heard: Heard, into: Mapped, why: str) -> None:
-    if heard.offline or not heard.online:
-        heard.offline, heard.online = False, True
-        into.changes.append(Change(heard.id, DeviceState.ONLINE, why))
-
-
-def _reading(route: _Route, payload: bytes, retained: bool, at_ns: int, origin: Origin | None, into: Mapped) -> None:
+def _reading(
+    heard: Heard, route: _Route, payload: bytes, retained: bool, at_ns: int, origin: Origin | None, into: Mapped
+) -> None:
     if retained and not payload:
         return
-    heard = route.heard
+    form = route.rule.device.format
+    if form is Format.TTN:
+        _uplink(heard, route.topic, payload, retained, at_ns, origin, into)
+        return
+    found = document(form, route.topic, route.tail, payload)
+    if found is not ABSENT:
+        _document(heard, found, found, retained, at_ns, origin, into)
+
+
+def _uplink(
+    heard: Heard, topic: str, payload: bytes, retained: bool, at_ns: int, origin: Origin | None, into: Mapped
+) -> None:
+    said = ttn.uplink(topic, payload)
+    if said is None:
+        return
+    last, heard.frame = heard.frame, (said.frame, at_ns)
+    if last is not None and last[0] == said.frame and at_ns - last[1] < ttn.REPEAT_NS:
+        return
+    received_ms = time_ms(TimeFormat.ISO8601, said.received)
+    doubt = Status.SUBSTITUTED if said.simulated else Status.GOOD
+    _document(heard, said.found, said.found, retained, at_ns, origin, into, received_ms, doubt)
+
+
+def _document(
+    heard: Heard,
+    found: Json,
+    whole: Json,
+    retained: bool,
+    at_ns: int,
+    origin: Origin | None,
+    into: Mapped,
+    received_ms: int | None = None,
+    doubt: Status = Status.GOOD,
+) -> None:
+    """What a document says of a device; `whole` is the payload that it was found in. `received_ms`: its time, where it
+    says none itself; `doubt`: what is to be said of good values."""
     rule = heard.rule
     form = rule.device.format
-    found = document(form, route.topic, route.tail, payload)
-    if found is ABSENT:
-        return
     places = _discover(heard, found) if rule.points is None else rule.points
     names: list[str] = []
     values: list[Value | None] = []
@@ -259,23 +310,28 @@ def _reading(route: _Route, payload: bytes, retained: bool, at_ns: int, origin: 
             status.append(quality)
             units.append(unit(form, path.steps, found))
     if not retained:
-        _back(heard, into, "a message")
+        heard.back(into, "a message")
     if not names:
         return
-    source_ms = _source_ms(rule, found)
+    heard.cut = False
+    source_ms = _source_ms(rule, found, whole)
+    if source_ms is None:
+        source_ms = received_ms
     if retained and source_ms is None:
-        status = [Status.RETAINED if each is Status.GOOD else each for each in status]
-    all_good = status.count(Status.GOOD) == len(status)
-    said = tuple(units) if any(units) else None
+        doubt = Status.RETAINED
+    if doubt is not Status.GOOD:
+        status = [doubt if each is Status.GOOD else each for each in status]
     into.samples.append(
-        _sample(heard, tuple(names), tuple(values), None if all_good else tuple(status), said, at_ns, source_ms, origin)
+        heard.sample(tuple(names), tuple(values), tuple(status), tuple(units), at_ns, source_ms, origin)
     )
 
 
-def _source_ms(rule: _Rule, found: Json) -> int | None:
+def _source_ms(rule: Rule, found: Json, whole: Json) -> int | None:
     if rule.time is None or rule.device.timestamp is None:
         return None
     raw = rule.time.find(found)
+    if raw is ABSENT and whole is not found:
+        raw = rule.time.find(whole)
     return None if raw is ABSENT else time_ms(rule.device.timestamp.format, raw)
 
 
@@ -284,86 +340,17 @@ def _discover(heard: Heard, found: Json) -> list[tuple[str, Path]]:
     rule = heard.rule
     form = rule.device.format
     places: list[tuple[str, Path]] = []
-    time = None if rule.time is None else rule.time.steps
+    not_points = [path.steps for path in (rule.time, rule.id) if path is not None]
     for steps, raw in leaves(found):
         path = heard.auto.get(steps)
         if path is None:
-            if len(heard.auto) >= MAX_AUTO_POINTS or steps == time or not is_reading(form, steps):
+            if len(heard.auto) >= MAX_AUTO_POINTS or steps in not_points or not is_reading(form, steps):
                 continue
             value, _ = scalar(form, raw)
-            name = _point_name(steps)
-            if value is None or isinstance(value, str) or not name or name in heard.point_names():
+            if value is None or isinstance(value, str):
                 continue
-            path = heard.auto[steps] = Path(name, steps)
+            path = heard.find(steps)
+            if path is None:
+                continue
         places.append((path.text, path))
     return places
-
-
-def _point_name(steps: tuple[Step, ...]) -> str:
-    """`phases[1].v` becomes `phases.1.v`, `relay/0/power` becomes `relay.0.power`; empty when it makes no name."""
-    text = ".".join(str(step) for step in steps).replace("/", ".") if steps else "value"
-    return _NOT_IN_ID.sub("_", text).lstrip("_.:-") if len(text) <= _MAX_NAME else ""
-
-
-def _sample(
-    heard: Heard,
-    names: tuple[str, ...],
-    values: tuple[Value | None, ...],
-    status: tuple[Status, ...] | None,
-    units: tuple[str, ...] | None,
-    at_ns: int,
-    source_ms: int | None,
-    origin: Origin | None,
-) -> Sample:
-    rule = heard.rule.device.name if heard.rule.many else ""
-    return Sample(heard.id, names, values, at_ns, status, rule, units, source_ms, origin)
-
-
-# --- the other way
-
-
-class Publication(NamedTuple):
-    """What a write publishes."""
-
-    topic: str
-    payload: bytes
-    retain: bool
-
-
-_SWITCH_WORDS: Mapping[Format, tuple[str, str]] = {
-    Format.ZIGBEE2MQTT: ("OFF", "ON"),
-    Format.TASMOTA: ("OFF", "ON"),
-    Format.ESPHOME: ("OFF", "ON"),
-    Format.SHELLY: ("off", "on"),
-    Format.SHELLY_GEN1: ("off", "on"),
-}
-
-
-def publication(heard: Heard, point_name: str, value: Value) -> Publication:
-    """The message that writes one point. Raises ValueError with the reason when there is none."""
-    device = heard.rule.device
-    point = next((each for each in device.points if not isinstance(each, str) and each.name == point_name), None)
-    if point is None or point.write is None:
-        raise ValueError(f"{heard.id}.{point_name} is not a writable point")
-    path = point.path or point.name
-    topic = point.command_topic or device.command_topic
-    payload = point.payload or device.payload
-    if topic is None and device.format is Format.ZIGBEE2MQTT:
-        topic = f"{device.topic}/set"
-        payload = payload or f"{{{msgspec.json.encode(path).decode()}: {{json}}}}"
-    if topic is None:
-        raise ValueError(f"{heard.id}.{point_name} has no command_topic")
-    raw = point.raw_of(value)
-    words = _SWITCH_WORDS.get(device.format, ("false", "true"))
-    if isinstance(raw, bool) and device.format in _SWITCH_WORDS:
-        plain, quoted = words[raw], msgspec.json.encode(words[raw]).decode()
-    else:
-        quoted = msgspec.json.encode(raw).decode()
-        plain = raw if isinstance(raw, str) else quoted
-    text = payload or ("{value}" if device.format is not Format.JSON else "{json}")
-    body = re.sub(r"\{(value|json)\}", lambda match: plain if match[1] == "value" else quoted, text)
-    topic = render(topic, {**heard.captures, "point": path})
-    Template.of(topic)
-    if "+" in topic or "#" in topic or "{" in topic:
-        raise ValueError(f"{topic!r} is no topic to publish to")
-    return Publication(topic, body.encode(), device.retain)

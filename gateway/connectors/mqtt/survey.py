@@ -13,8 +13,8 @@ import msgspec
 
 from gateway.codec.document import decode_json
 from gateway.codec.path import text_of
-from gateway.connectors.mqtt.config import Format, MqttDevice
-from gateway.connectors.mqtt.formats import TEXT_FORMATS, unit
+from gateway.connectors.mqtt.config import TEXT_FORMATS, Format, MqttDevice
+from gateway.connectors.mqtt.formats import unit
 from gateway.connectors.mqtt.mapping import Mapper
 from gateway.errors import DecodeError
 from gateway.model import Value

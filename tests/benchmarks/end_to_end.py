@@ -171,7 +171,7 @@ async def grouped(options: Options) -> list[Figure]:
 
 
 async def modbus(options: Options) -> list[Figure]:
-    """Modbus TCP, each device behind its own connection."""
+    """Modbus TCP, each device a host of its own."""
     return [
         *await _modbus(options, 10, "1s", 1.0, 0.9, 5),
         *await _modbus(options, 50, "250ms", 0.25, 0.8, 8),
@@ -214,7 +214,7 @@ async def thousand(options: Options) -> list[Figure]:
 
 async def _thousand(options: Options, units: int, behind: str) -> list[Figure]:
     devices, registers = 1000, 10
-    async with Rig("counting") as rig, Tool("loads.py", "modbus") as machines:
+    async with Rig("counting") as rig, Tool("loads.py", "modbus", devices // units) as machines:
         rig.modbus(machines.said, devices, "1s", registers, units)
         await rig.start()
         await asyncio.sleep(2 * WARM_UP_S)

@@ -2,7 +2,8 @@
 
     loads.py publish PORT MESSAGES PER_SECOND BURST    a raw socket that publishes prebuilt MQTT packets, QoS 1
     loads.py number PORT PER_SECOND DEVICES            each device counts, one message a number, until the line `stop`
-    loads.py modbus                                    a Modbus TCP server for any number of units, prebuilt answers
+    loads.py modbus [HOSTS]                            a Modbus TCP server for any number of units, prebuilt answers, on
+                                                       so many addresses (`modbus_host`) and one port
 
 Both print one line of JSON when they are ready and one for each line that they are given: the publisher publishes and
 tells when each message went out, or how far each device has counted; the server tells when it answered each unit.
@@ -21,6 +22,7 @@ import time
 
 MQTT_DEVICES = 20
 REGISTERS = 100
+_HOSTS = 50
 _VARIANTS = 64
 
 
@@ -150,15 +152,24 @@ class ModbusUnit(asyncio.Protocol):
         self._rest = data
 
 
-async def modbus() -> None:
+def modbus_host(number: int) -> str:
+    """Loopback is more than one address."""
+    return f"127.0.{number // 250}.{number % 250 + 1}"
+
+
+async def modbus(hosts: int) -> None:
     dice = random.Random(1)
     answers = [
         b"".join((2000 + i + dice.randrange(50)).to_bytes(2, "big") for i in range(REGISTERS)) for _ in range(_VARIANTS)
     ]
     answered: dict[int, list[float]] = {}
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: ModbusUnit(answered, answers), "127.0.0.1", 0)
-    _tell(server.sockets[0].getsockname()[1])
+    first = await loop.create_server(lambda: ModbusUnit(answered, answers), modbus_host(0), 0)
+    port = first.sockets[0].getsockname()[1]
+    others = [modbus_host(number) for number in range(1, hosts)]
+    if others:
+        await loop.create_server(lambda: ModbusUnit(answered, answers), others, port)
+    _tell(port)
     while await loop.run_in_executor(None, sys.stdin.readline):
         _tell(answered)
 
@@ -169,7 +180,7 @@ def _tell(what: object) -> None:
 
 def main() -> None:
     if sys.argv[1] == "modbus":
-        asyncio.run(modbus())
+        asyncio.run(modbus(int(sys.argv[2]) if len(sys.argv) > 2 else _HOSTS))
     elif sys.argv[1] == "number":
         number(int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]))
     else:

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from loads import REGISTERS
+from loads import REGISTERS, modbus_host
 
 from gateway.control.client import ControlClient
 from gateway.demo.child import Child, until
@@ -144,14 +144,15 @@ points = [ {{ name = "temperature", unit = "Cel" }}, {{ name = "humidity", unit 
 """
 
     def modbus(self, port: int, devices: int, interval: str, registers: int = REGISTERS, units: int = 1) -> None:
-        """So many units behind each connection, one request for the registers of each."""
+        """So many units behind each host, one request for the registers of each."""
         points = ", ".join(f'{{ name = "r{i}", address = {i}, type = "uint16" }}' for i in range(registers))
         said = []
         for number in range(devices):
             line, unit = divmod(number, units)
             if not unit:
                 said.append(
-                    f'[[bus]]\nname = "line-{line}"\nkind = "modbus-tcp"\nhost = "127.0.0.1"\ntcp_port = {port}\n'
+                    f'[[bus]]\nname = "line-{line}"\nkind = "modbus-tcp"\n'
+                    f'host = "{modbus_host(line)}"\ntcp_port = {port}\n'
                 )
             unit = (number if units == 1 else unit) % 250 + 1
             said.append(

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from gateway.clock import SystemClock
+from gateway.config.load import check_text
 from gateway.connectors.modbus.candidates import LIKELY, LIKELY_TCP, SETTINGS, Step, host_steps, longest_s, port_steps
-from gateway.connectors.modbus.config import ModbusDevice, RtuBus, TcpBus
 from gateway.connectors.modbus.findings import Finding, paste
 from gateway.connectors.modbus.scan import Progress, Result, Scan, scan_network
 from gateway.connectors.modbus.sunspec import Found, Model
+from gateway.connectors.registry import Registry
 from gateway.errors import LinkError
-from gateway.settings import read
 
 from .slave import Slave
 from .test_sunspec import inverter
@@ -230,25 +230,22 @@ def test_findings_paste_into_the_configuration() -> None:
             Finding(tcp, 2, "ok", "", sunspec),
         ]
     )
-    document = tomllib.loads(text)
-    buses = {}
-    for raw in document["bus"]:
-        bus, mistakes = read(RtuBus if raw["kind"] == "modbus-rtu" else TcpBus, raw)
-        assert bus is not None, mistakes
-        buses[bus.name] = bus
+    report = check_text(text, "found.toml", {}, Registry())
+    assert report.config is not None, report.mistakes
+    buses = {each.name: each.bus for each in report.config.buses}
     assert len(buses) == 3
-    assert buses["rs485-2"].parity == "E"  # type: ignore[union-attr]
-    assert buses["modbus-3"].host == "192.168.1.50"  # type: ignore[union-attr]
-    where = {}
-    for raw in document["device"]:
-        device, mistakes = read(ModbusDevice, raw)
-        assert device is not None, mistakes
-        where[device.name] = device.bus
+    assert buses["rs485-2"].parity == "E"
+    assert buses["modbus-3"].host == "192.168.1.50"
+    where = {device.name: device.bus for device in report.config.devices}
     assert where == {"unit-2": "rs485", "unit-5": "rs485", "unit-3-2": "rs485-2", "unit-2-3": "modbus-3"}
-    assert [device["points"][0]["register"] for device in document["device"]] == [
-        "holding",
-        "holding",
-        "input",
-        "holding",
-    ]
+    document = tomllib.loads(text)
+    assert [device["points"][0]["register"] for device in document["device"][:3]] == ["holding", "holding", "input"]
+    assert document["device"][3]["profile"] == "sunspec"
     assert paste([]) == ""
+
+
+@pytest.mark.parametrize(("models", "profile"), [((1, 103, 160), "sunspec"), ((1, 113), "sunspec-float")])
+def test_a_sunspec_device_pastes_as_the_profile_that_fits_its_models(models: tuple[int, ...], profile: str) -> None:
+    found = Found(40000, tuple(Model(number, 40004, 66) for number in models), ())
+    (device,) = tomllib.loads(paste([Finding(host_steps("h")[0].bus, 1, "ok", "", found)]))["device"]
+    assert device["profile"] == profile

@@ -10,6 +10,7 @@ from gateway.connectors.modbus.config import AnyBus, RtuBus
 from gateway.connectors.modbus.guess import Guess, explain
 from gateway.connectors.modbus.planner import Table
 from gateway.connectors.modbus.plausibility import Layout
+from gateway.connectors.modbus.sunspec import FLOATS
 from gateway.connectors.modbus.sunspec import Found as SunSpec
 from gateway.settings import toml
 
@@ -55,6 +56,10 @@ def _device(finding: Finding, bus: str, number: int) -> list[str]:
         said.append(f"# SunSpec at {finding.sunspec.base}:")
         said += [f"#   model {each.id} at {each.address} {each.name}".rstrip() for each in finding.sunspec.models]
     register = "input" if finding.answer.startswith(INPUT) else "holding"
+    what = f'points = [ {{ name = "register-0", register = "{register}", address = 0 }} ]'
+    if finding.sunspec is not None and finding.sunspec.models:
+        floats = not FLOATS.isdisjoint(each.id for each in finding.sunspec.models)
+        what = f'profile = "{"sunspec-float" if floats else "sunspec"}"'
     return [
         *said,
         f"# {finding.answer}",
@@ -62,7 +67,7 @@ def _device(finding: Finding, bus: str, number: int) -> list[str]:
         f"name = {toml(name)}",
         f"bus = {toml(bus)}",
         f"unit_id = {finding.unit}",
-        f'points = [ {{ name = "register-0", register = "{register}", address = 0 }} ]',
+        what,
     ]
 
 

@@ -50,6 +50,9 @@ MODELS = {
     802: "battery",
 }
 
+FLOATS = frozenset((111, 112, 113, 211, 212, 213, 214))
+"""Models that have numbers as floats; their integer twins are 10 less."""
+
 
 class Model(NamedTuple):
     """One model: the address of its first register behind the header."""

@@ -187,8 +187,8 @@ def orderly(database: Path) -> None:
         last: dict[tuple[int, str], int] = {}
         for stream, device, sequence, energy in db.execute(
             "SELECT b.stream, s.device, r.value, e.value FROM batch b"
-            " JOIN reading r ON r.id BETWEEN b.first AND b.first + b.readings - 1"
-            " JOIN series s ON s.id = r.series AND s.point = 'sequence'"
+            " CROSS JOIN reading r ON r.id BETWEEN b.first AND b.first + b.readings - 1"
+            " CROSS JOIN series s ON s.id = r.series AND s.point = 'sequence'"
             " JOIN series p ON p.device = s.device AND p.point = 'energy'"
             " LEFT JOIN reading e ON e.series = p.id AND e.ts_ms = r.ts_ms AND e.value = r.value + ?"
             " WHERE r.value IS NOT NULL ORDER BY b.stream, b.seq, r.id",

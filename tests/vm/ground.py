@@ -138,8 +138,8 @@ class Ground:
             rows: dict[int, list[Row]] = defaultdict(list)
             for value, *row in db.execute(
                 "SELECT r.value, r.ts_ms, b.received_ms, q.name FROM batch b"
-                " JOIN reading r ON r.id BETWEEN b.first AND b.first + b.readings - 1"
-                " JOIN series s ON s.id = r.series JOIN status q ON q.id = r.status"
+                " CROSS JOIN reading r ON r.id BETWEEN b.first AND b.first + b.readings - 1"
+                " CROSS JOIN series s ON s.id = r.series JOIN status q ON q.id = r.status"
                 " WHERE s.device = ? AND s.point = 'sequence' AND r.value IS NOT NULL ORDER BY r.id",
                 (device,),
             ):

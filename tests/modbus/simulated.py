@@ -15,6 +15,7 @@ import pytest
 
 from gateway.connectors.modbus import link
 from gateway.connectors.modbus.framing import crc
+from gateway.connectors.modbus.request import Function
 from gateway.errors import LinkError
 from gateway.testing.loop import VirtualClock
 
@@ -72,20 +73,24 @@ class SimulatedLine:
 
     def _answer(self, frame: bytes) -> None:
         loop = asyncio.get_running_loop()
-        at, count = int.from_bytes(frame[2:4], "big"), int.from_bytes(frame[4:6], "big")
-        registers = range(at, at + count)
-        if self.holes.isdisjoint(registers):
-            self.answered[frame[0]] += 1
-            moved = 7919 * self.answered[frame[0]] if self.restless else 0
-            values = b"".join(((each + moved * each) & 0xFFFF).to_bytes(2, "big") for each in registers)
-            answer = frame[:2] + bytes([2 * count]) + values
-        else:
-            answer = bytes([frame[0], frame[1] | 0x80, 2])
+        answer = self._reply(frame)
         answer += crc(answer)
         for start in range(0, len(answer), _FIFO):
             some = answer[start : start + _FIFO]
             loop.call_at(loop.time() + self.seconds(start + len(some)), self._received, some)
         self._free_from = loop.time() + self.seconds(len(answer))
+
+    def _reply(self, frame: bytes) -> bytes:
+        if frame[1] == Function.WRITE_SINGLE_REGISTER:
+            return frame[:-2]
+        at, count = int.from_bytes(frame[2:4], "big"), int.from_bytes(frame[4:6], "big")
+        registers = range(at, at + count)
+        if not self.holes.isdisjoint(registers):
+            return bytes([frame[0], frame[1] | 0x80, 2])
+        self.answered[frame[0]] += 1
+        moved = 7919 * self.answered[frame[0]] if self.restless else 0
+        values = b"".join(((each + moved * each) & 0xFFFF).to_bytes(2, "big") for each in registers)
+        return frame[:2] + bytes([2 * count]) + values
 
 
 async def polled(bus: Mapping[str, Any], devices: list[dict[str, Any]], seconds: float) -> Bench:

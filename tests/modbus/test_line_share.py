@@ -13,7 +13,7 @@ import pytest
 from gateway.buffer.buffer import Buffer
 from gateway.buffer.config import BufferSettings
 from gateway.intake import Intake
-from gateway.model import DeviceState, Status
+from gateway.model import DeviceState, Status, Write
 from gateway.normalise.normaliser import Normaliser
 from gateway.testing.loop import VirtualClock, run
 
@@ -142,6 +142,40 @@ def test_a_timeout_that_most_answers_come_close_to_is_warned_of_once(
     slow, quick = (bench.status["devices"][f"meter-{unit}"] for unit in (1, 2))
     assert 300 <= slow["reply_p50_ms"] <= slow["reply_p99_ms"] <= 300 * 1.2
     assert 5 <= quick["reply_p99_ms"] <= 5 * 1.2
+
+
+def test_a_flood_of_commands_leaves_every_fifth_turn_to_the_polls_and_none_waits_behind_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    line = SimulatedLine(19200, {1: THINKS_S, 2: THINKS_S})
+    line.put_in_place(monkeypatch)
+    setpoint = {"name": "setpoint", "address": 100, "write": {}}
+    devices = [device("boiler", 1, setpoint, interval="60s"), device("meter", 2, *TWENTY, interval="50ms")]
+
+    async def scenario() -> float:
+        bench = Bench({**BUS, "local_echo": False}, devices, VirtualClock())
+        async with bench.running():
+            await asyncio.sleep(10)
+            alone = line.answered[2]
+            took = []
+            until = bench.clock.monotonic() + 60
+
+            async def insist() -> None:
+                while bench.clock.monotonic() < until:
+                    began = bench.clock.monotonic()
+                    await bench.connector.execute(Write("boiler", "setpoint", 7))
+                    took.append(bench.clock.monotonic() - began)
+
+            await asyncio.gather(*(insist() for _ in range(8)))
+            writes, polls = len(took), line.answered[2] - alone
+            assert 0.2 <= polls / writes <= 0.3, "four commands, and then a poll; and the setpoint is read again"
+            del took[:]
+            until = bench.clock.monotonic() + 60
+            await insist()  # one at a time, on a line that polls whenever it can
+            return max(took)
+
+    longest = run(scenario())
+    assert longest <= 2 * read_s(line, 40) + 2 * read_s(line, 1), "it waits for one poll at most, and the reading back"
 
 
 def test_an_hour_without_an_uplink_changes_nothing_on_the_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

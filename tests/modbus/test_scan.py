@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from gateway.clock import SystemClock
-from gateway.config.load import check_text
 from gateway.connectors.modbus.candidates import LIKELY, LIKELY_TCP, SETTINGS, Step, host_steps, longest_s, port_steps
+from gateway.connectors.modbus.config import ModbusDevice, RtuBus, TcpBus
 from gateway.connectors.modbus.findings import Finding, paste
 from gateway.connectors.modbus.scan import Progress, Result, Scan, scan_network
 from gateway.connectors.modbus.sunspec import Found, Model
-from gateway.connectors.registry import Registry
 from gateway.errors import LinkError
+from gateway.settings import read
 
 from .slave import Slave
 from .test_sunspec import inverter
@@ -230,15 +230,20 @@ def test_findings_paste_into_the_configuration() -> None:
             Finding(tcp, 2, "ok", "", sunspec),
         ]
     )
-    report = check_text(text, "found.toml", {}, Registry())
-    assert report.config is not None, report.mistakes
-    buses = {each.name: each.bus for each in report.config.buses}
-    assert len(buses) == 3
-    assert buses["rs485-2"].parity == "E"
-    assert buses["modbus-3"].host == "192.168.1.50"
-    where = {device.name: device.bus for device in report.config.devices}
-    assert where == {"unit-2": "rs485", "unit-5": "rs485", "unit-3-2": "rs485-2", "unit-2-3": "modbus-3"}
     document = tomllib.loads(text)
+    buses = {}
+    for raw in document["bus"]:
+        bus, mistakes = read(RtuBus if raw["kind"] == "modbus-rtu" else TcpBus, raw)
+        assert bus is not None, mistakes
+        buses[bus.name] = bus
+    assert len(buses) == 3
+    assert buses["rs485-2"].parity == "E"  # type: ignore[union-attr]
+    assert buses["modbus-3"].host == "192.168.1.50"  # type: ignore[union-attr]
+    where = {raw["name"]: raw["bus"] for raw in document["device"]}
+    assert where == {"unit-2": "rs485", "unit-5": "rs485", "unit-3-2": "rs485-2", "unit-2-3": "modbus-3"}
+    for raw in document["device"][:3]:
+        device, mistakes = read(ModbusDevice, raw)
+        assert device is not None, mistakes
     assert [device["points"][0]["register"] for device in document["device"][:3]] == ["holding", "holding", "input"]
     assert document["device"][3]["profile"] == "sunspec"
     assert paste([]) == ""

@@ -69,11 +69,9 @@ class Flights:
             held.flight = flight
         return True
 
-    def relaunch(self, helds: Sequence[Held], old: Held) -> bool:
-        """Puts records into the ring in place of what holds them there, of which `old` is one. False: no room."""
-        if old.flight is not None:
-            return self.launch(helds, Covers(old.flight.entry.number, old.flight.entry.number), MOVED)
-        return self.launch(helds, Covers(old.grounded[0].number, old.grounded[-1].number) if old.grounded else NO_ROWS)
+    def relaunch(self, helds: Sequence[Held], old: Flight) -> bool:
+        """Puts records into the ring in place of what holds them there. False: no room."""
+        return self.launch(helds, Covers(old.entry.number, old.entry.number), MOVED)
 
     def land(self, held: Held) -> None:
         """The record needs the ring no longer."""

@@ -214,15 +214,15 @@ class Shelf:
         has no room to replace them, and stay as safe as they are."""
         for _, group in itertools.groupby(list(stream.fresh.values()), lambda held: held.flight or held):
             olds = list(group)
+            flight = olds[0].flight
             moving = [held for held in olds if held.record.kind is not RecordKind.END]
             news = [_renumbered(held, target.name, number) for number, held in enumerate(moving, target.next)]
             alone = any(held.flight is None for held in list(target.fresh.values())[-1:])
-            if news and (alone or not self.flights.relaunch(news, olds[0])):
-                if olds[0].flight is not None:
-                    return False
-                news[0].grounded, olds[0].grounded = olds[0].grounded, ()
+            if news and flight is not None and (alone or not self.flights.relaunch(news, flight)):
+                return False
             for old, new in zip(moving, news, strict=True):
                 new.settlings, old.settlings = old.settlings, ()
+                new.grounded, old.grounded = old.grounded, ()  # rows of a whole batch hang on its last record
                 target.insert(new)
                 self.memory_bytes += new.bytes
             for old in olds:
@@ -405,9 +405,13 @@ class Shelf:
             return
         stored = run.gap(stream.name, stream.lane)
         gap = Held(stored.record, stored.at_ms, stored.utc_ms, gone[0].born_s)
-        self.flights.launch([gap])
+        # behind one that is not in the ring it would leave a hole; where there is no room, there is after what it takes
+        alone = any(held.flight is None for seq, held in stream.fresh.items() if seq < run.first)
+        safe = alone or self.flights.launch([gap])
         for held in gone:
             self._remove(stream, held)
+        if not safe:
+            self.flights.launch([gap])
         stream.insert(gap)
         self.memory_bytes += gap.bytes
         self.count(Loss(run.reason, run.lost))

@@ -108,7 +108,7 @@ def test_an_ack_of_a_distrusted_stream_frees_nothing(tmp_path: Path) -> None:
     run(main())
 
 
-@pytest.mark.parametrize("script", ["one by one", "split", "from a full ring"])
+@pytest.mark.parametrize("script", ["one by one", "split", "from a full ring", "split from a full ring"])
 def test_at_every_instruction_of_giving_away_without_a_disk_each_row_is_in_the_ring_once(
     tmp_path: Path, script: str
 ) -> None:
@@ -136,10 +136,11 @@ def test_at_every_instruction_of_giving_away_without_a_disk_each_row_is_in_the_r
             buffer = await machine.start()
             machine.failing = True
             for number in range(0, 6, 2):
-                text = '"' * 90_000 if script == "split" and number == 2 else ""
-                await buffer.append([row(number, text=text), row(number + 1, text=text)])
-                if script == "from a full ring":
-                    patch.setattr(buffer._shelf.flights, "launch", lambda *_: False)
+                text = '"' * 90_000 if script.startswith("split") and number == 2 else ""
+                with pytest.MonkeyPatch.context() as full:
+                    if script.endswith("from a full ring"):
+                        full.setattr(buffer._shelf.flights, "launch", lambda *_: False)
+                    await buffer.append([row(number, text=text), row(number + 1, text=text)])
                 buffer.close(Lane.LIVE)
         stream = live(buffer)
         memory.watch = check

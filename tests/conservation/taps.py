@@ -61,6 +61,8 @@ class Witness:
         """Session → stream → its next number, in the hello."""
         self.distrusted: dict[str, float] = {}
         """Stream → since when."""
+        self.no_room: set[str] = set()
+        """Streams of which the ring cannot tell that they are distrusted."""
         self.found_out = asyncio.Event()
         """That a stream is to be distrusted."""
         self.renumbered: set[str] = set()
@@ -240,9 +242,17 @@ class Taps:
         self.witness.seen["ring held origins"] += len(recovered.origins)
         self.witness.seen["ring held distrust"] += len(recovered.distrusted)
 
-    def _distrust(self, shelf: Shelf, stream: Stream) -> None:
-        self.witness.distrusted.setdefault(stream.name, shelf._clock.monotonic())
-        self.witness.found_out.set()
+    def _distrust(self, shelf: Shelf, stream: Stream) -> Callable[[Any], None]:
+        witness = self.witness
+        witness.distrusted.setdefault(stream.name, shelf._clock.monotonic())
+        witness.found_out.set()
+
+        def told(_: object) -> None:
+            if stream.name not in shelf.flights.distrusted and witness.seen["ring full"] > full:
+                witness.no_room.add(stream.name)
+
+        full = witness.seen["ring full"]
+        return told
 
     def _renumber(self, shelf: Shelf, stream: Stream, target: Stream, *_: object) -> Callable[[Any], None]:
         before = [held.record for held in stream.fresh.values() if held.record.kind is not RecordKind.END]

@@ -21,9 +21,9 @@ STAGES = FLOORS[2]
 # Who may import a driver library: the seam, and nobody else.
 DOORS = {
     "serial": {"connectors/port.py", "connectors/ports.py"},
-    "bleak": {"connectors/ble/link.py", "connectors/ble/scan.py"},
+    "bleak": {"connectors/ble/link.py", "connectors/ble/peripheral.py"},
     "cryptography": {"connectors/ble/cipher.py"},
-    "dbus_fast": {"connectors/ble/link.py", "testing/bluez.py"},
+    "dbus_fast": {"connectors/ble/link.py", "connectors/ble/peripheral.py", "testing/bluez.py"},
     "paho": {"connectors/mqtt/link.py", "connectors/mqtt/scan.py", "connectors/mqtt/sockets.py", "demo/publisher.py"},
     "websockets": {"uplink", "ingest", "demo", "conformance/peer.py"},
     "sdnotify": {"health"},

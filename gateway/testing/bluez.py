@@ -383,7 +383,7 @@ class FakeBluez:
         return Message.new_method_return(message)
 
     def _pair(self, message: Message, path: str) -> bool:
-        self._objects[path][_DEVICE]["Paired"] = Variant("b", True)
+        self._later(self._change(path, _DEVICE, {"Paired": Variant("b", True)}))
         return self._connect(message, path)
 
     def _disconnect(self, message: Message, path: str) -> Message:

@@ -64,6 +64,13 @@ FF01: dict[str, Any] = {"name": "t", "characteristic": "ff01", "write": {}}
         ({"points": [{"name": "t", "type": "uint8"}]}, ("points", 0, "type"), "belongs to a `characteristic`"),
         ({"points": [{"name": "t", "write": {}}]}, ("points", 0, "write"), "can be written"),
         ({"points": [{"name": "t"}, {"name": "t"}]}, ("points", 1, "name"), "second point"),
+        ({"points": [{"name": "t", "field": "bmi"}]}, ("points", 0, "field"), "belongs to a `characteristic`"),
+        ({"points": [FF01 | {"characteristic": "2a9d", "field": "size"}]}, ("points", 0, "field"), "bmi, height"),
+        ({"points": [FF01 | {"characteristic": "2a37"}]}, ("points", 0, "write"), "cannot be written"),
+        ({"package": "bthome-ble", "decoder": "bthome"}, ("decoder",), "keep one"),
+        ({"package": "os; rm"}, ("package",), "such as"),
+        ({"bindkey_file": "/k", "decoder": "govee"}, ("bindkey_file",), "not encrypted"),
+        ({"bindkey": "00"}, ("bindkey",), "secrets do not stand in this file"),
     ],
 )
 def test_mistakes_name_their_place(keys: dict[str, Any], path: tuple[object, ...], says: str) -> None:

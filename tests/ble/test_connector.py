@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from gateway.connectors.ble import ruuvi
+from gateway.connectors.ble import link, ruuvi
 from gateway.errors import CommandError
 from gateway.model import DeviceState, Outcome, Status, Write
 
@@ -136,6 +136,10 @@ def test_passive_scanning_is_used_where_it_works(start: Start) -> None:
             assert rig.connector.status()["scan"] == "passive"
 
     asyncio.run(main())
+
+
+def test_a_passive_scan_asks_for_no_more_patterns_than_a_kernel_takes() -> None:
+    assert len(link._PATTERNS) <= 16
 
 
 def test_without_passive_scanning_the_scan_is_active_and_status_says_so(start: Start) -> None:
@@ -294,6 +298,87 @@ def test_a_bluez_that_bleak_refuses_is_named_as_the_reason(start: Start) -> None
             await rig.until(lambda: any("BlueZ" in why for name, _, why in rig.reports if name == "probe"))
             await advertise(rig)()
             await rig.until(lambda: rig.values("fridge", "temperature") == [25.0])
+
+    asyncio.run(main())
+
+
+PULSE = "00002a37-0000-1000-8000-00805f9b34fb"
+
+
+def test_fields_of_one_characteristic_are_one_subscription_and_one_sample(start: Start) -> None:
+    async def main() -> None:
+        points = [
+            {"name": "pulse", "characteristic": "2a37"},
+            {"name": "energy", "characteristic": "2a37", "field": "energy_expended"},
+        ]
+        async with start([device("belt", PROBE, connect={"mode": "notify"}, points=points)]) as rig:
+            rig.bluez.give_gatt(PROBE, {PULSE: (b"", ["notify"])})
+            await rig.until(lambda: rig.bluez.scanning)
+            await rig.bluez.advertise(PROBE)
+            await rig.until(lambda: rig.bluez.notifying(PROBE, PULSE))
+            await rig.bluez.set_value(PROBE, PULSE, bytes.fromhex("0048"))
+            await rig.until(lambda: rig.samples)
+            await rig.bluez.set_value(PROBE, PULSE, bytes.fromhex("08496400"))
+            await rig.until(lambda: len(rig.samples) == 2)
+            assert [(sample.points, sample.values) for sample in rig.samples] == [
+                (("pulse",), (72,)),
+                (("pulse", "energy"), (73, 100)),
+            ]
+            assert rig.bluez.count("StartNotify") == 1
+            assert rig.bluez.count("ReadValue") == 0
+
+    asyncio.run(main())
+
+
+def test_a_device_that_wants_to_be_paired_is_paired_where_that_is_asked(start: Start) -> None:
+    async def main() -> None:
+        async with start([device("probe", PROBE, connect={"mode": "notify", "pair": True}, points=POINTS)]) as rig:
+            await show_probe(rig)
+            await rig.until(lambda: rig.values("probe", "temperature") == [25.0])
+            assert rig.bluez.count("Pair") == 1
+            await rig.bluez.drop(PROBE)
+            await rig.until(lambda: rig.values("probe", "temperature")[-1:] == [25.0] and len(rig.samples) == 3)
+            assert rig.bluez.count("Pair") == 1, "once is enough"
+
+    asyncio.run(main())
+
+
+def test_a_pairing_that_needs_a_person_says_what_the_person_does(start: Start) -> None:
+    async def main() -> None:
+        async with start([device("probe", PROBE, connect={"mode": "notify", "pair": True}, points=POINTS)]) as rig:
+            rig.bluez.fail("Pair", "AuthenticationFailed", "Authentication Failed", times=50)
+            await show_probe(rig)
+            await rig.until(lambda: any("bluetoothctl" in why for name, _, why in rig.reports if name == "probe"))
+            assert rig.samples == []
+
+    asyncio.run(main())
+
+
+def test_a_characteristic_that_wants_pairing_says_so_and_the_others_are_read(start: Start) -> None:
+    async def main() -> None:
+        polled = device("probe", PROBE, connect={"mode": "poll", "interval": "5m"}, points=POINTS)
+        async with start([polled]) as rig:
+            rig.bluez.fail("ReadValue", "Failed", "Operation failed with ATT error: 0x05")
+            await show_probe(rig)
+            await rig.until(lambda: rig.samples)
+            assert rig.statuses("probe", "temperature") == [Status.EXCEPTION]
+            assert rig.values("probe", "led") == [0]
+            name, state, why = rig.reports[-1]
+            assert (name, state) == ("probe", DeviceState.ONLINE)
+            assert f"pair {PROBE}" in why
+
+    asyncio.run(main())
+
+
+def test_another_adapter_than_the_first_is_used_where_it_is_named(start: Start) -> None:
+    async def main() -> None:
+        probe = device("probe", PROBE, connect={"mode": "notify"}, points=POINTS)
+        async with start([probe, device("fridge", FRIDGE)], bus(adapter="hci1"), adapter="hci1") as rig:
+            await show_probe(rig)
+            await advertise(rig)()
+            await rig.until(lambda: rig.values("probe", "temperature") == [25.0])
+            await rig.until(lambda: rig.values("fridge", "temperature") == [25.0])
+            assert rig.bluez.path(PROBE).startswith("/org/bluez/hci1/")
 
     asyncio.run(main())
 

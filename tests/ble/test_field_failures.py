@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.connectors.ble import bthome, decoders, link
+from gateway.connectors.ble import bthome, decoders, link, peripheral
 from gateway.connectors.ble.advertisement import Advertisement
 from gateway.connectors.ble.connector import BleConnector
 from gateway.connectors.ble.radio import Heard
@@ -210,7 +210,7 @@ def test_a_connect_that_hangs_is_bounded_and_does_not_stop_the_neighbours(start:
 
 def test_a_bluetoothd_that_answers_nothing_at_all_is_bounded_too(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """bleak waits without a limit for the answer to its own Disconnect."""
-    monkeypatch.setattr(link, "_GRACE_S", 0.3)
+    monkeypatch.setattr(peripheral, "_GRACE_S", 0.3)
 
     async def main() -> None:
         probe = device("probe", PROBE, connect={"mode": "notify"}, points=POINTS)

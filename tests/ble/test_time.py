@@ -31,6 +31,7 @@ class Replay:
 
     def __init__(self) -> None:
         self.starts: list[tuple[float, bool]] = []
+        self.resets = 0
         self.connects: list[float] = []
         self.heard: Heard = lambda _: None
         self.passive_works = True
@@ -51,11 +52,14 @@ class Replay:
         self.starts.append((asyncio.get_running_loop().time(), passive))
         self.heard = heard if self.passive_works or not passive else lambda _: None
 
+    async def reset(self) -> None:
+        self.resets += 1
+
     async def upset(self) -> str:
         await self.stops.wait()
         raise LinkError("unplugged")
 
-    async def connect(self, address: str, timeout_s: float, on_lost: Callable[[], None]) -> Replay:
+    async def connect(self, address: str, timeout_s: float, pair: bool, on_lost: Callable[[], None]) -> Replay:
         self.connects.append(asyncio.get_running_loop().time())
         if not self.reachable:
             await asyncio.sleep(timeout_s)

@@ -17,7 +17,7 @@ from typing import Final
 from gateway.connectors.base import Emit, Tools
 from gateway.connectors.ble.advertisement import Advertisement
 from gateway.connectors.ble.config import BleBus, BleDevice, ScanMode
-from gateway.connectors.ble.equipment import equip, resolving_keys
+from gateway.connectors.ble.equipment import equip
 from gateway.connectors.ble.identity import Identities
 from gateway.connectors.ble.radio import PassiveUnsupported, Radio
 from gateway.connectors.ble.sensor import Sensor
@@ -107,15 +107,15 @@ class BleConnector:
     async def _equip(self) -> None:
         """What is missing for a device is told, and the others go on."""
         devices = tuple(self._devices.values())
-        keys = await asyncio.to_thread(resolving_keys, devices)
-        self._identities = Identities(keys.usable)
-        for device in devices:
-            with_it = await asyncio.to_thread(equip, device)
-            sensor = self._sensors.get(device.address.upper())
+        slow = any(device.bindkey_file or device.irk_file or device.package for device in devices)
+        equipped = await asyncio.to_thread(equip, devices) if slow else equip(devices)
+        self._identities = Identities(equipped.resolving_keys)
+        for name, (hear, keyed, problem) in equipped.devices.items():
+            sensor = self._sensors.get(self._devices[name].address.upper())
             if sensor is not None:
-                sensor.equip(*with_it)
-            if problem := with_it.problem or keys.problems.get(device.name):
-                self._tools.report(device.name, DeviceState.FAILING, problem)
+                sensor.equip(hear, keyed, problem)
+            if problem:
+                self._tools.report(name, DeviceState.FAILING, problem)
 
     async def _last_word(self, emit: Emit, why: str) -> None:
         """The adapter is gone, and nothing can be known of what was heard or read through it."""

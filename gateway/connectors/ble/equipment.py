@@ -29,38 +29,38 @@ class Equipment(NamedTuple):
     """What is missing, for a person."""
 
 
-def equip(device: BleDevice) -> Equipment:
-    """Blocks."""
-    secret, problem = None, ""
+class Equipped(NamedTuple):
+    """All devices of an adapter."""
+
+    devices: dict[str, Equipment]
+    """By name."""
+    resolving_keys: dict[str, ResolvingKey]
+    """By configured address."""
+
+
+def equip(devices: Sequence[BleDevice]) -> Equipped:
+    """Blocks where a device has a secret or a package."""
+    equipped = Equipped({}, {})
+    for device in devices:
+        equipment = _of_one(device)
+        if device.irk_file is not None:
+            try:
+                equipped.resolving_keys[device.address.upper()] = ResolvingKey(read_secret(device.irk_file))
+            except DeviceError as error:
+                equipment = equipment._replace(problem=equipment.problem or str(error))
+        equipped.devices[device.name] = equipment
+    return equipped
+
+
+def _of_one(device: BleDevice) -> Equipment:
     try:
         secret = read_secret(device.bindkey_file) if device.bindkey_file is not None else None
         if device.package:
             return Equipment(Foreign(device.package, secret).hear)
         key = BindKey(secret) if secret is not None else None
-        return Equipment(lambda heard: decode(device.decoder, heard, key), keyed=key is not None)
     except DeviceError as error:
-        problem = str(error)
-    return Equipment(_nothing if device.package else partial(decode, device.decoder), problem=problem)
+        return Equipment(_nothing if device.package else partial(decode, device.decoder), problem=str(error))
+    return Equipment(partial(decode, device.decoder, key=key), keyed=key is not None)
 
 
 def _nothing(_heard: Advertisement) -> None: ...
-
-
-class Keys(NamedTuple):
-    """Identity resolving keys by configured address."""
-
-    usable: dict[str, ResolvingKey]
-    problems: dict[str, str]
-    """Why there is none, by name of the device."""
-
-
-def resolving_keys(devices: Sequence[BleDevice]) -> Keys:
-    """Blocks."""
-    keys = Keys({}, {})
-    for device in devices:
-        if device.irk_file is not None:
-            try:
-                keys.usable[device.address.upper()] = ResolvingKey(read_secret(device.irk_file))
-            except DeviceError as error:
-                keys.problems[device.name] = str(error)
-    return keys

@@ -1,4 +1,4 @@
-"""The only door to Bluetooth: BlueZ over D-Bus, by way of bleak.
+"""The adapter, and the door to Bluetooth: BlueZ over D-Bus, by way of bleak.
 
 What bleak 3.1 leaves to its user, and what happens here: bluetoothd may restart without an exception anywhere, the
 scan is then deaf and connections look alive for ever. So a D-Bus connection of our own watches who owns the name
@@ -6,7 +6,7 @@ scan is then deaf and connections look alive for ever. So a D-Bus connection of 
 not; and a device can be connected to only after the scan that runs *now* has heard it. Every call has a bound, also
 where bluetoothd accepts it and never answers: bleak itself waits without one while it cleans up.
 
-Foreign exceptions become `LinkError` (the adapter) or `DeviceError` (one device) in this file and nowhere else.
+Foreign exceptions become `LinkError` here, and `DeviceError` in `peripheral.py`, and nowhere else.
 """
 
 from __future__ import annotations
@@ -14,44 +14,32 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Collection
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any, Final
 
-from bleak import BleakClient, BleakScanner
+from bleak import BleakScanner
 from bleak.args.bluez import OrPattern, OrPatternLike
 from bleak.assigned_numbers import AdvertisementDataType
-from bleak.backends.characteristic import BleakGATTCharacteristic
 from bleak.backends.device import BLEDevice
 from bleak.backends.scanner import AdvertisementData
-from bleak.exc import BleakDBusError, BleakError, BleakGATTProtocolError
+from bleak.exc import BleakDBusError, BleakError
 from dbus_fast import BusType, Message, MessageType, Variant, unpack_variants
 from dbus_fast.aio import MessageBus
-from dbus_fast.errors import DBusFastError
 
 from gateway.connectors.ble.advertisement import Advertisement
 from gateway.connectors.ble.decoders import SIGNS
+from gateway.connectors.ble.peripheral import FOREIGN, BleakPeripheral
 from gateway.connectors.ble.radio import Heard, PassiveUnsupported
 from gateway.errors import DeviceError, LinkError
 from gateway.model import Status
 
 log = logging.getLogger(__name__)
 
-# OSError includes TimeoutError. EOFError: the D-Bus connection ended while a call was under way. The last three are
-# what bleak's and dbus-fast's own look-ups raise when an object vanishes between two messages.
-_FOREIGN: Final = (BleakError, DBusFastError, OSError, EOFError, AssertionError, AttributeError, KeyError)
-
 _BLUEZ: Final = "org.bluez"
 _ADAPTER: Final = "org.bluez.Adapter1"
-_NOT_PAIRED: Final = tuple(f"Authentication{how}" for how in ("Failed", "Canceled", "Rejected", "Timeout"))
-_WANTS_PAIRING: Final = (0x05, 0x08, 0x0C, 0x0F)
-"""ATT errors: insufficient authentication, authorization, key size, encryption."""
 _NO_RSSI: Final = -127
 """bleak's word for "BlueZ has no signal strength": the properties changed, but nothing was received."""
 _CALL_S: Final = 10.0
-_OPERATION_S: Final = 15.0
-_GRACE_S: Final = 5.0
-"""On top of bleak's own time limit for a connect, for it to clean up."""
 _POWER_PAUSE_S: Final = 1.0
 """For the controller to lose what it holds, and to come up again."""
 _COMES_BACK_S: Final = 15.0
@@ -60,8 +48,8 @@ _START_TRIES: Final = 6
 _PASSING: Final = ("InProgress", "NotReady", "UnknownObject", "UnknownMethod", "ServiceUnknown", "NoReply")
 """Errors of a bluetoothd that is still busy: starting, or stopping the previous scan."""
 
-# AdvertisementMonitor1 insists on patterns: the formats decoded here, and the usual values of the flags, so that
-# devices to connect to are heard as well.
+# AdvertisementMonitor1 insists on patterns, at most 16: the formats decoded here, and the usual values of the flags, by
+# which all the others and devices to connect to are heard as well.
 _PATTERNS: Final[list[OrPatternLike]] = [
     *(OrPattern(0, AdvertisementDataType(kind), begin) for kind, begin in SIGNS),
     *(OrPattern(0, AdvertisementDataType.FLAGS, flags) for flags in (b"\x02", b"\x04", b"\x05", b"\x06", b"\x1a")),
@@ -96,7 +84,7 @@ class BleakRadio:
                     f"path_namespace='/org/bluez',arg0='{_ADAPTER}'",
                 ):
                     await self._call(self._bus, "org.freedesktop.DBus", "/org/freedesktop/DBus", "AddMatch", rule)
-        except _FOREIGN as error:
+        except FOREIGN as error:
             await self.close()
             raise LinkError(f"no system D-Bus ({error}): is dbus running, and may this user reach it?") from error
         self._watch = asyncio.create_task(self._until_dbus_ends(self._bus), name="ble-dbus")
@@ -108,7 +96,7 @@ class BleakRadio:
     async def _until_dbus_ends(self, bus: MessageBus) -> None:
         try:
             await bus.wait_for_disconnect()  # type: ignore[no-untyped-call]
-        except _FOREIGN as error:
+        except FOREIGN as error:
             log.debug("system D-Bus: %r", error)
         self._became_void("the system D-Bus ended")
 
@@ -141,7 +129,7 @@ class BleakRadio:
                 if passive:
                     raise PassiveUnsupported(str(error)) from error
                 raise LinkError(f"{self._name} cannot scan: {error}") from error
-            except _FOREIGN as error:
+            except FOREIGN as error:
                 raise LinkError(f"{self._name} cannot scan: {error!r}; is bluetoothd running?") from error
             await asyncio.sleep(self._rng.uniform(delay_s / 2, delay_s))
             delay_s *= 2
@@ -171,7 +159,7 @@ class BleakRadio:
         try:
             async with asyncio.timeout(_CALL_S):
                 await scanner.stop()
-        except _FOREIGN as error:
+        except FOREIGN as error:
             # InProgress, or a bluetoothd that knows nothing of our scan any more: it is over either way
             log.debug("%s: stop of the scan: %r", self._name, error)
 
@@ -201,7 +189,7 @@ class BleakRadio:
         try:
             async with asyncio.timeout(_CALL_S):
                 await self._answered(bus, powered)
-        except _FOREIGN as error:
+        except FOREIGN as error:
             log.warning("%s cannot be switched %s: %r", self._name, "on" if on else "off", error)
 
     async def upset(self) -> str:
@@ -264,7 +252,7 @@ class BleakRadio:
             if error.dbus_error.endswith(".AccessDenied"):
                 return "this user may not speak to BlueZ: add it to the group bluetooth, or try sudo"
             return f"no Bluetooth service ({error.dbus_error}): install bluez and start bluetooth.service"
-        except _FOREIGN as error:
+        except FOREIGN as error:
             raise LinkError(f"no answer over D-Bus ({error!r}): are dbus and bluetoothd running?") from error
         adapters = {
             path.rpartition("/")[2]: unpack_variants(interfaces[_ADAPTER])
@@ -317,113 +305,3 @@ def _advertisement(address: str, device: BLEDevice, data: AdvertisementData) -> 
         manufacturer_data=data.manufacturer_data,
         stable_address=not random_kind or int(address[:2], 16) >> 6 == 0b11,
     )
-
-
-class BleakPeripheral:
-    """One connection, with a client of its own that is never used again; a `Peripheral`."""
-
-    def __init__(
-        self,
-        device: BLEDevice,
-        adapter: str,
-        timeout_s: float,
-        pair: bool,
-        on_lost: Callable[[], None],
-        forget: Callable[[BleakPeripheral], None],
-    ) -> None:
-        self._address = device.address
-        self._timeout_s = timeout_s
-        self._on_lost: Callable[[], None] | None = on_lost
-        self._forget = forget
-        self._up = False
-        self._client = BleakClient(
-            device, lambda _: self.lose(), timeout=timeout_s, pair=pair, bluez={"adapter": adapter}
-        )
-
-    async def connect(self) -> None:
-        """Raises DeviceError."""
-        try:
-            # bleak retries inside its own limit (le-connection-abort-by-local); the outer one bounds its cleaning up
-            async with asyncio.timeout(self._timeout_s + _GRACE_S):
-                await self._client.connect()
-        except TimeoutError as error:
-            raise DeviceError(
-                f"{self._address}: no connection within {self._timeout_s:g} s", Status.COMM_TIMEOUT
-            ) from error
-        except _FOREIGN as error:
-            if isinstance(error, BleakDBusError) and error.dbus_error.rpartition(".")[2] in _NOT_PAIRED:
-                why = f"{self._address}: pairing failed: {error}; {_pairing(self._address)}"
-                raise DeviceError(why, Status.CONFIG) from error
-            raise DeviceError(f"{self._address}: cannot connect: {error}", Status.DEVICE_OFFLINE) from error
-        self._up = True
-
-    def lose(self) -> None:
-        """The connection ended by itself."""
-        on_lost, self._on_lost = self._on_lost, None
-        self._forget(self)
-        if on_lost is not None and self._up:
-            self._up = False
-            on_lost()
-
-    def properties(self, uuid: str) -> Collection[str] | None:
-        found = self._find(uuid)
-        return None if found is None else found.properties
-
-    async def read(self, uuid: str) -> bytes:
-        characteristic = self._characteristic(uuid)
-        async with _operation(self._address, f"read {uuid}"):
-            return bytes(await self._client.read_gatt_char(characteristic))
-
-    async def write(self, uuid: str, data: bytes) -> None:
-        characteristic = self._characteristic(uuid)
-        async with _operation(self._address, f"write {uuid}"):
-            await self._client.write_gatt_char(characteristic, data, response=True)
-
-    async def subscribe(self, uuid: str, on_value: Callable[[bytes], None]) -> None:
-        characteristic = self._characteristic(uuid)
-        async with _operation(self._address, f"subscribe {uuid}"):
-            await self._client.start_notify(characteristic, lambda _, data: on_value(bytes(data)))
-
-    async def disconnect(self) -> None:
-        self._on_lost = None
-        self._forget(self)
-        try:
-            async with asyncio.timeout(_GRACE_S):
-                await self._client.disconnect()
-        except _FOREIGN as error:
-            log.debug("%s: disconnect: %r", self._address, error)
-
-    def _characteristic(self, uuid: str) -> BleakGATTCharacteristic:
-        found = self._find(uuid)
-        if found is None:
-            raise DeviceError(f"{self._address} has no characteristic {uuid}", Status.CONFIG)
-        return found
-
-    def _find(self, uuid: str) -> BleakGATTCharacteristic | None:
-        if not self._up:
-            raise DeviceError(f"{self._address} is not connected", Status.DEVICE_OFFLINE)
-        try:
-            return self._client.services.get_characteristic(uuid)
-        except _FOREIGN as error:
-            raise DeviceError(f"{self._address}: {uuid}: {error}", Status.CONFIG) from error
-
-
-def _pairing(address: str) -> str:
-    """For a person: a code has to be typed on one of the two sides, and a daemon has no keyboard."""
-    return f"pair it once: `pair = true`, or with a code: bluetoothctl, `scan on`, `pair {address}`, `trust {address}`"
-
-
-@asynccontextmanager
-async def _operation(address: str, doing: str) -> AsyncIterator[None]:
-    """One operation on a characteristic: bounded, and its errors ours."""
-    what = f"{address}: {doing}"
-    try:
-        async with asyncio.timeout(_OPERATION_S):
-            yield
-    except TimeoutError as error:
-        raise DeviceError(f"{what}: no answer within {_OPERATION_S:g} s", Status.COMM_TIMEOUT) from error
-    except BleakGATTProtocolError as error:
-        advice = f"; {_pairing(address)}" if error.args[0] in _WANTS_PAIRING else ""
-        raise DeviceError(f"{what}: refused: {error}{advice}", Status.EXCEPTION) from error
-    except _FOREIGN as error:
-        raise DeviceError(f"{what}: {error!r}", Status.DEVICE_OFFLINE) from error

@@ -185,7 +185,7 @@ def _ble(arguments: argparse.Namespace) -> Scan:
             ble.COLUMNS,
             ble.rows(found),
             ble.to_toml(found, arguments.adapter) if usable else "",
-            () if usable or not found else ("None of these speaks BTHome or Ruuvi's format.",),
+            () if usable or not found else ("None of these speaks a format that is known here; a decoder `package` may know it.",),
         )
 
     return Scan(

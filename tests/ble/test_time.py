@@ -157,6 +157,25 @@ def test_a_quiet_site_is_not_restarted_more_than_once_in_silence() -> None:
     run(main())
 
 
+def test_a_scan_that_falls_silent_climbs_the_ladder_in_known_times() -> None:
+    async def main() -> None:
+        air = Air([device("fridge", FRIDGE)], bus())
+        await asyncio.sleep(0.1)
+        air.radio.say()
+        began = asyncio.get_running_loop().time()
+        await asyncio.sleep(3600)
+        after = [round(at - began) for at, _ in air.radio.starts[1:]]
+        assert after[:3] == [90, 180, 270], "started again, started again, switched off and on"
+        assert air.radio.resets == 1 + (3600 // 90 - 3) // 10
+        assert air.connector.status()["wedged"]
+        air.radio.say()
+        await asyncio.sleep(20)
+        assert not air.connector.status()["wedged"]
+        await air.end()
+
+    run(main())
+
+
 def test_the_loop_says_that_it_is_alive_before_its_promise_ends() -> None:
     async def main() -> None:
         air = Air([device("fridge", FRIDGE)], bus())

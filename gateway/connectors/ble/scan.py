@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from gateway.connectors.ble.advertisement import Advertisement, Decoded
-from gateway.connectors.ble.decoders import DecoderName, decode
+from gateway.connectors.ble.decoders import SEALED, DecoderName, decode
 from gateway.connectors.ble.radio import Radio
 from gateway.errors import DecodeError
 from gateway.settings import toml as quoted
@@ -21,7 +21,7 @@ COLUMNS = ("address", "name", "rssi", "decoder", "says")
 
 
 class Found(NamedTuple):
-    """One device that was heard; what it said last."""
+    """One device that was heard, and what it said."""
 
     heard: Advertisement
     packets: int
@@ -46,13 +46,7 @@ async def scan(
     found: dict[str, Found] = {}
 
     def on_heard(heard: Advertisement) -> None:
-        before = found.get(heard.address)
-        decoded, problem = before.decoded if before else None, ""
-        try:
-            decoded = decode(DecoderName.AUTO, heard) or decoded
-        except DecodeError as error:
-            problem = str(error)
-        found[heard.address] = Found(heard, before.packets + 1 if before else 1, decoded, problem)
+        found[heard.address] = _heard_again(found.get(heard.address), heard)
 
     try:
         await radio.open()
@@ -66,6 +60,34 @@ async def scan(
     finally:
         await radio.close()
     return tuple(sorted(found.values(), key=lambda each: (each.decoded is None, -each.heard.rssi)))
+
+
+def _heard_again(before: Found | None, heard: Advertisement) -> Found:
+    if before is None:
+        decoded, problem = _decoded(heard)
+        return Found(heard, 1, decoded, problem)
+    old = before.heard.manufacturer_data
+    news = frozenset(company for company, data in heard.manufacturer_data.items() if old.get(company) != data)
+    decoded, problem = _decoded(heard._replace(changed=news))
+    return Found(heard, before.packets + 1, _merged(before.decoded, decoded), problem)
+
+
+def _decoded(heard: Advertisement) -> tuple[Decoded | None, str]:
+    """By any format, and why not."""
+    try:
+        return decode(DecoderName.AUTO, heard) or decode(DecoderName.IBEACON, heard), ""
+    except DecodeError as error:
+        return None, str(error)
+
+
+def _merged(before: Decoded | None, decoded: Decoded | None) -> Decoded | None:
+    """Some devices say one quantity at a time. An iBeacon is the last thing that a device is taken for."""
+    if decoded is None or (before is not None and decoded.decoder == DecoderName.IBEACON != before.decoder):
+        return before
+    if before is None or before.decoder != decoded.decoder or decoded.encrypted:
+        return decoded
+    said = {quantity.point: quantity for quantity in (*before.quantities, *decoded.quantities)}
+    return decoded._replace(quantities=tuple(said.values()))
 
 
 def rows(found: Sequence[Found]) -> list[tuple[str, ...]]:
@@ -111,8 +133,10 @@ def to_toml(found: Sequence[Found], adapter: str = "") -> str:
         lines += ["", "[[device]]", f"name = {quoted(_name(each.heard, names))}", 'bus = "air"']
         remark = "" if each.heard.stable_address else "  # not stable: this address will change"
         lines += [f"address = {quoted(each.heard.address)}{remark}", f"decoder = {quoted(each.decoded.decoder)}"]
-        if each.decoded.encrypted:
-            lines.append("# its advertisements are encrypted: its readings will be bad:key_error")
+        if each.decoded.encrypted and each.decoded.decoder in SEALED:
+            lines.append('# encrypted: bindkey_file = "…" names the file with its key, else it is bad:key_error')
+        elif each.decoded.encrypted:
+            lines.append("# encrypted, and nobody but its maker can read it")
     return "\n".join(lines) + "\n"
 
 

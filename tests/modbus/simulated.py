@@ -33,6 +33,8 @@ class SimulatedLine:
         self.thinks = dict(thinks)
         self.holes: set[int] = set()
         """Registers that do not exist."""
+        self.longest = 125
+        """Registers of the longest read that is not ignored."""
         self.restless = False
         """No register is what it was; else each holds its own address."""
         self.asked: list[tuple[float, bytes]] = []
@@ -68,7 +70,7 @@ class SimulatedLine:
         self.asked.append((now, frame))
         sent = self._free_from = now + self.seconds(len(frame))
         thinks = self.thinks.get(frame[0])
-        if thinks is not None:
+        if thinks is not None and frame[4:6] <= self.longest.to_bytes(2, "big"):
             loop.call_at(sent + thinks, self._answer, frame)
 
     def _answer(self, frame: bytes) -> None:

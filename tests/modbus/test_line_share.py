@@ -117,6 +117,18 @@ def test_a_refused_block_is_cut_once_and_the_status_says_where(monkeypatch: pyte
     assert bench.status["requests"] == 2
 
 
+def test_reads_that_a_device_ignores_for_their_length_are_cut_until_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = SimulatedLine(19200, {1: THINKS_S})
+    line.longest = 12
+    line.put_in_place(monkeypatch)
+    far = {"name": "far", "address": 500, "register": "input", "type": "float32"}
+    bench = run(polled(BUS, [device("meter", 1, *TWENTY, far, interval="1s")], 120))
+    for point in (far, *TWENTY):
+        assert bench.statuses("meter", str(point["name"]))[-30:] == [Status.GOOD] * 30
+    assert bench.status["devices"]["meter"]["cut"][0] == "input 0…39 → input 0…19 + input 20…39"
+    assert bench.status["requests"] == 5
+
+
 def test_a_register_that_does_not_exist_is_named_in_the_status_and_asked_for_once_an_hour(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -38,7 +38,7 @@ from gateway.connectors.modbus.request import GATEWAY, Request
 from gateway.connectors.modbus.tally import Account, BusyTime
 from gateway.connectors.modbus.values import Block, raw_of, read_request, reason_of, write_request
 from gateway.connectors.modbus.writing import BUSY_PAUSE_S, BUSY_TRIES, carry_out
-from gateway.connectors.schedule import Job, Next, Schedule, Turn
+from gateway.connectors.schedule import FAILURES_TO_REST, Job, Next, Schedule, Turn
 from gateway.errors import CommandError, LinkError
 from gateway.model import DeviceState, Json, Outcome, Sample, Status, Value, Write
 
@@ -329,6 +329,7 @@ class ModbusConnector:
         elif reply.data is not None:
             self._thought(job.device, acquired.took_s - wire_s(self._bus, read.table, read.quantity))
             self._refused_until.pop(job, None)
+            job.work.unanswered = None
             self._answered(job.device)
             schedule.advance(job, now)
             values, status = job.work.decode(reply.data)
@@ -351,18 +352,13 @@ class ModbusConnector:
         """The device answered with an exception."""
         assert self._schedule is not None
         schedule, job, now = self._schedule, turn.job, self._tools.clock.monotonic()
-        account = self._accounts[job.device]
-        account.exceptions += 1
+        self._accounts[job.device].exceptions += 1
         if code in GATEWAY:
             await self._silent(turn, Status.EXCEPTION, at_ns, emit, reason_of(code))
             return
         self._answered(job.device)
         if code in (2, 3) and len(job.work.names) > 1:
-            halves = split(job.work.read)
-            account.cuts.append(f"{job.work.read} → {' + '.join(map(str, halves))}")
-            log.info("%s refuses %s (%s): cut in two", job.device, job.work.read, reason_of(code))
-            share = job.cost / 2
-            schedule.replace(job, [Job(job.device, job.interval, Block(half), share) for half in halves])
+            self._cut(job, reason_of(code))
             return
         if code in _BUSY and job.tries < BUSY_TRIES:
             schedule.again(job, now + BUSY_PAUSE_S)
@@ -393,6 +389,27 @@ class ModbusConnector:
         if turn.turn is Turn.READ:
             schedule.advance(job, now)
             await self._emit_bad(emit, job, status, at_ns)
+            if self._is_deaf_to(job):
+                self._cut(job, "no answer, while there is one to others")
+
+    def _is_deaf_to(self, job: _Job) -> bool:
+        """Some devices do not refuse a read that is too long for them, they ignore it: one that never was answered,
+        though the device is heard of in between."""
+        block = job.work
+        if block.unanswered is None or isinstance(block, Walk) or len(block.names) == 1:
+            return False
+        block.unanswered += 1
+        return block.unanswered >= FAILURES_TO_REST and self._state(job.device) is not DeviceState.OFFLINE
+
+    def _cut(self, job: _Job, why: str) -> None:
+        """Reads a block in two parts from now on."""
+        assert self._schedule is not None
+        halves = split(job.work.read)
+        self._accounts[job.device].cuts.append(f"{job.work.read} → {' + '.join(map(str, halves))}")
+        log.info("%s does not take %s (%s): cut in two", job.device, job.work.read, why)
+        price = cost(self._bus, self._devices[job.device])
+        parts = [Job(job.device, job.interval, Block(half), price.of(half.table, half.quantity)) for half in halves]
+        self._schedule.replace(job, parts)
 
     def _answered(self, device: str) -> None:
         assert self._schedule is not None

@@ -42,6 +42,8 @@ class Block:
     def __init__(self, read: Read[Spot]) -> None:
         self.read = read
         self.names = tuple(item.key.point.name for item in read.items)
+        self.unanswered: int | None = 0
+        """How often in vain; None once it was answered."""
         spots = [item.key for item in read.items]
         at = [spot.address - read.address for spot in spots]
         # most points are registers as they are, side by side, and there are many of them

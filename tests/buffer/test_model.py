@@ -122,7 +122,7 @@ class BufferMachine(RuleBasedStateMachine):
             await self.machine.buffer.drain()
             await self.machine.kill()
 
-        if self.machine.failing and not self.machine.ring:
+        if self.machine.failing:
             self.lose_what_is_not_on_disk()
         self.do(work())
 

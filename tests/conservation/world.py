@@ -375,11 +375,10 @@ class World:
                     continue
                 if on_disk is not None and seq in on_disk.rows:
                     continue
-                self.gaps_may_be_lost.add((stream.name, seq))
                 waits_s = 0.0 if held.record.lane is Lane.ALARM else self.settings.commit_after
                 late = now - max(held.born_s, self.started_s) > waits_s + self.thread.busy_s(now) + 0.01
-                if not self.trouble and (not power or late):
-                    self.witness.violations.append(f"gap {seq} of {stream.name} dies with the process")
+                if self.trouble or (power and not late):
+                    self.gaps_may_be_lost.add((stream.name, seq))
 
     def _named_by(self, record: Record) -> list[int]:
         """The rows that go where this record goes: for a gap, those whose loss it reports."""

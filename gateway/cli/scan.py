@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     modbus = kind("modbus", "Modbus units behind a serial port or a host", _modbus)
     modbus.add_argument(
-        "target", type=target, metavar="PORT|HOST[:PORT]|NETWORK", help="/dev/serial/by-id/…, 192.168.1.50, 192.168.1.0/24"
+        "target", type=target, metavar="PORT|HOST[:PORT]|NETWORK", help="/dev/serial/by-id/…, 10.0.0.5, 10.0.0.0/24"
     )
     modbus.add_argument("--baud", type=between(50, 4_000_000), nargs="+", metavar="N", help="[the usual ones, in turn]")
     modbus.add_argument("--parity", choices=["N", "E", "O"], nargs="+", help="[N and E with the usual rates, else all]")

@@ -97,7 +97,8 @@ def _found(result: Result, target: str) -> Found:
     if result.findings:
         first = result.findings[0]
         line = f" --baud {first.bus.baud_rate} --parity {first.bus.parity}" if isinstance(first.bus, RtuBus) else ""
-        remarks.append(f"What do its registers mean?  gateway read modbus {target}{line} --unit {first.unit}")
+        table = " --register input" if first.answer.startswith(findings.INPUT) else ""
+        remarks.append(f"What do its registers mean?  gateway read modbus {target}{line} --unit {first.unit}{table}")
     return Found(("unit", "at", "who", "answer"), rows, findings.paste(result.findings), tuple(remarks))
 
 

@@ -3,8 +3,8 @@
 A block is cut into numbers of some type, all in one byte order, in every way there is. Each way has a probability: that
 of its numbers (`plausibility.py`), and that neighbours are of one type more often than not. Summed over all ways
 (forward and backward over the block, as for a hidden Markov model) this gives for each register, type and order the
-share of the ways that see it so; what has more than half is *marked*. No number decides by itself: 230.1 at one place
-may be an accident, in the order in which its neighbours make sense too it is not.
+share of the ways that see it so; what has more than half is *marked*, but for zeros, which say nothing. No number
+decides by itself: 230.1 at one place may be an accident, in the order in which its neighbours make sense too it is not.
 
 Looking several times tells more: the low half of a float or a counter moves, and moves little as a whole.
 
@@ -46,8 +46,6 @@ _TEXT_MIN = 2
 """Registers of a text; fewer are an accident."""
 _GROWS = 5
 """So many looks at a counter that only grows are no accident: of those that only move, one in 60 does."""
-_ZEROS = 2
-"""Two of three phases are often idle; more zeros in a row are as likely to be unused."""
 _NEVER = -1e9
 
 
@@ -120,8 +118,6 @@ def explain(mark: Mark) -> str:
     numbers = [value for value in mark.values if isinstance(value, int | float) and not isinstance(value, bool)]
     if mark.layout is Layout.TEXT:
         return "text"
-    if not numbers:
-        return "no value (NaN)"
     found = scaled(mark)
     if found is not None:
         scale, quantity = found
@@ -265,30 +261,8 @@ def _marks(
             continue
         marks.append(Mark(start + at, layout, best, min(share, 1.0), (), layout.registers))
         at += layout.registers
-    return _without_idle_zeros([_valued(mark, start, run) for mark in _joined(marks)])
-
-
-def _without_idle_zeros(marks: Sequence[Mark]) -> list[Mark]:
-    """Zeros fit every type and stand wherever nothing is: one or two count, between numbers of their own type."""
-    kept: list[Mark] = []
-    zeros: list[Mark] = []
-    for mark in marks:
-        follows = (zeros or kept) and (zeros or kept)[-1].address + (zeros or kept)[-1].registers == mark.address
-        if not any(mark.values):
-            if not follows:
-                zeros = []
-            if zeros or follows:
-                zeros.append(mark)
-            continue
-        if (
-            0 < len(zeros) <= _ZEROS
-            and follows
-            and {each.layout for each in zeros} == {mark.layout} == {kept[-1].layout}
-        ):
-            kept += zeros
-        zeros = []
-        kept.append(mark)
-    return kept
+    valued = [_valued(mark, start, run) for mark in _joined(marks)]
+    return [mark for mark in valued if any(mark.values)]  # zeros fit every type and stand wherever nothing is
 
 
 _PARTNER = {

@@ -81,9 +81,13 @@ _ANY, _TIDY, _KNOWN = 0.6, 0.3, 0.1
 _NEAR = 0.25
 """Of numbers that follow one of their own type."""
 _ZERO, _NO_VALUE, _NEGATIVE = 0.1, 0.02, 0.15
+_IDLE, _IDLE_NOTHING = 0.4, 0.95
+"""Numbers that never move: settings, states, what is unused."""
 _STILL = 0.5
-"""Registers that have not changed when looked at again."""
-_NOTHING_ZERO, _NOTHING_ENDS = 0.35, 0.05
+"""Of the others: so often they have not moved when looked at again."""
+_MOVES_NEAR = 0.9
+"""When they have, then mostly by little."""
+_NOTHING_ZERO, _NOTHING_ENDS = 0.6, 0.05
 _DIGITS = (0.0, 0.15, 0.2, 0.25, 0.25, 0.15)
 """Of tidy floats: so many have n significant digits. Those of whole numbers end at two."""
 _TIDY_EXPONENTS = 7
@@ -92,7 +96,7 @@ _EXPONENT_MEAN, _EXPONENT_SPREAD = 5.0, 6.5
 _MAGNITUDES: dict[int, Sequence[tuple[int, float]]] = {
     16: ((7, 0.25), (13, 0.6), (15, 0.12), (16, 0.03)),
     32: ((8, 0.12), (16, 0.4), (24, 0.33), (28, 0.1), (32, 0.05)),
-    64: ((16, 0.2), (32, 0.45), (40, 0.2), (48, 0.1), (64, 0.05)),
+    64: ((16, 0.08), (32, 0.52), (40, 0.25), (48, 0.1), (64, 0.05)),
 }
 """Bits of a type → (up to so many bits, this share of its numbers)."""
 _LETTERS = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789")
@@ -105,14 +109,25 @@ def chance(layout: Layout, codes: Sequence[int], before: int | None = None) -> f
     first = _first(layout, codes[0])
     if before is not None and (layout.whole or layout.floating):
         first = (1 - _NEAR) * first + _NEAR * _near(layout, codes[0], before)
-    bits = math.log2(max(first, 2.0 ** (-16 * layout.registers - 12)))
+    bits = math.log2(max(first, _floor(layout)))
+    return bits + _movement(layout, codes) if len(codes) > 1 else bits
+
+
+def _movement(layout: Layout, codes: Sequence[int]) -> float:
+    """log2 of the probability that what was there first became what was there later."""
+    idle = _IDLE_NOTHING if layout is Layout.NOTHING else _IDLE
+    if len(set(codes)) == 1:
+        return math.log2(idle + (1 - idle) * math.ldexp(1, 1 - len(codes)))
+    bits = math.log2(1 - idle)
     for earlier, later in pairwise(codes):
-        if later == earlier:
-            bits += math.log2(_STILL)
-        else:
-            moved = 0.1 * _first(layout, later) + 0.9 * _near(layout, later, earlier)
-            bits += math.log2((1 - _STILL) * max(moved, 2.0 ** (-16 * layout.registers - 6)))
+        moved = _MOVES_NEAR * _near(layout, later, earlier) + (1 - _MOVES_NEAR) * _first(layout, later)
+        bits += math.log2(_STILL if later == earlier else (1 - _STILL) * max(moved, _floor(layout)))
     return bits
+
+
+def _floor(layout: Layout) -> float:
+    """Nothing is quite impossible."""
+    return math.ldexp(1, -16 * layout.registers - 12)
 
 
 def sense(layout: Layout, code: int) -> bool:

@@ -247,6 +247,8 @@ async def _answer(line: Line, unit: int) -> str:
             inputs = (await line.ask(Request(unit, Function.READ_INPUT_REGISTERS))).reply
             if inputs.data is not None:
                 return f"{INPUT} holds {int.from_bytes(inputs.data, 'big')}"
+            if inputs.code > 1:
+                return f"{INPUT}: {reason_of(inputs.code)}"
     except LinkError:
         return ""
     if reply.data is not None:

@@ -368,3 +368,50 @@ def test_no_bytes_and_no_times_make_the_core_fail_or_grow(
         assert (core.deadline() is None) is (pending is None)
         assert len(core._buffer) <= 2 * framing.frame_bytes_max
         assert core.free_at(1, GAP) < now + 20 * WINDOW
+
+
+def test_an_echo_that_was_damaged_is_not_taken_for_none() -> None:
+    core = client(echo=None)
+    frame = core.start(holding(0), 1.0)
+    core.received(frame[:-1] + b"\xff", 1.01)
+    assert core.received(answer(holding(0), b"", RTU), 1.02) == Reply(right_data(holding(0)))
+    assert core.echo is None  # the next read tells
+    core.received(core.start(holding(0), 1.1), 1.11)
+    assert core.echo is True
+
+
+def test_a_damaged_frame_that_may_be_anothers_leaves_the_answer_owed() -> None:
+    core = client()
+    core.start(holding(100, unit=2), 1.0)
+    core.tick(1.3)
+    core.start(holding(100), 1.31)
+    # the late answer of unit 2, and damage made it look like one of unit 1
+    core.received(b"\x01" + answer(holding(100, unit=2), b"", RTU)[1:], 1.32)
+    assert core.tick(core.deadline() or 0.0) == Reply(None, fault=Status.CRC)
+    assert core.free_at(1, GAP) > 2.0
+
+
+def test_a_glitch_in_front_of_an_answer_is_no_echo() -> None:
+    core = client(echo=None)
+    core.start(holding(0), 1.0)
+    core.received(b"\x00" + answer(holding(0), b"", RTU), 1.02)
+    assert core.echo is False
+
+
+def test_the_very_bytes_of_a_question_before_another_answer_were_an_echo() -> None:
+    core = client(echo=None)
+    frame = core.start(Request(1, Function.READ_COILS, 0x0300, 24), 1.0)
+    core.received(frame, 1.01)
+    assert core.received(rtu(1, b"\x01\x03\x01\x02\x03"), 1.02) == Reply(b"\x01\x02\x03")
+    assert core.echo is True
+
+
+def test_a_device_that_hung_widens_its_window_once_however_much_it_owes() -> None:
+    core = client()
+    for address in (0, 100, 200):
+        now = core.free_at(1, GAP)
+        core.start(holding(address), now)
+        core.tick(now + TIMEOUT)
+    for address in (0, 100, 200):
+        core.received(answer(holding(address), b"", RTU), now + TIMEOUT + 0.01)
+    assert core.free_at(1, GAP) == pytest.approx(now + TIMEOUT + 0.01 + 2 * WINDOW)

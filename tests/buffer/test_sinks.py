@@ -321,6 +321,29 @@ def test_a_restored_sink_is_refilled_over_several_hellos_where_more_streams_have
     run(main())
 
 
+def test_a_gap_for_what_memory_gave_up_is_in_the_ring_although_there_was_no_room_for_both(tmp_path: Path) -> None:
+    """Or what is missing there would look acked to the next process, by this sink or by another."""
+
+    async def main() -> None:
+        machine, sink = Machine(tmp_path, ring_size=2_000), Sink()
+        buffer = await machine.start()
+        machine.failing = True
+        for number in range(3):
+            await buffer.append([row(number)])
+            buffer.close(Lane.LIVE)
+        while buffer._ring.capacity_bytes - buffer._ring.used_bytes > 100:  # type: ignore[union-attr]
+            await buffer.append([row(3)])
+            await asyncio.sleep(0.01)
+        assert buffer._shelf.shed(1)
+        buffer = await machine.kill()
+        await deliver(buffer, sink)
+        assert {1, 2} <= set(sink.numbers)
+        assert [(gap.reason, gap.readings) for gap in sink.gaps] == [(GapReason.OVERFLOW, 2)]
+        await machine.stop()
+
+    run(main())
+
+
 def test_all_that_is_held_is_named_whether_it_is_offered_or_not(tmp_path: Path) -> None:
     """Else what was sent of a stream, and to whom, would be forgotten while it waits behind 32 others."""
 

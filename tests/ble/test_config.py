@@ -32,7 +32,7 @@ def sample() -> tuple[BleBus, list[BleDevice]]:
 
 def test_the_sample_is_valid_and_without_warnings() -> None:
     settings, devices = sample()
-    assert [each.name for each in devices] == ["fridge", "sauna", "probe", "tank"]
+    assert [each.name for each in devices] == ["fridge", "sauna", "cellar", "loft", "probe", "scale", "tank"]
     assert BLE.check is not None
     assert list(BLE.check(settings, devices)) == []
 
@@ -42,7 +42,10 @@ def test_the_plan_says_what_will_be_done() -> None:
     assert list(BLE.plan(*sample())) == [
         "fridge: listens for everything that it advertises",
         "sauna: listens for temperature, battery_voltage",
+        "cellar: listens for everything that it advertises",
+        "loft: listens for everything that it advertises",
         "probe: connects (notify) for temperature, led",
+        "scale: connects (notify) for weight, bmi",
         "tank: connects (poll) for battery, level",
     ]
 

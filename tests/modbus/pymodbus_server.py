@@ -1,4 +1,5 @@
-"""A Modbus server of pymodbus: `tcp`, `rtu-over-tcp`, or `rtu PATH`. Same contents as the libmodbus one.
+"""A Modbus server of pymodbus: `tcp`, `rtu-over-tcp`, `ascii-over-tcp`, `rtu PATH` or `ascii PATH`. Same contents as
+the libmodbus one.
 
 Prints the port that it listens on, or `ready`, and serves until it is killed.
 """
@@ -9,10 +10,13 @@ import asyncio
 import sys
 
 from pymodbus import FramerType
+from pymodbus.pdu.device import ModbusDeviceIdentification
 from pymodbus.server import ModbusSerialServer, ModbusTcpServer
 from pymodbus.simulator import DataType, SimData, SimDevice
 
 SIZE = 2000
+IDENTITY = {0: "ACME", 1: "M-7", 2: "V2.1", 3: "http://acme.example", 4: "Meter", 0x80: "x" * 200, 0x81: "y" * 100}
+"""More than one answer holds."""
 
 
 def device() -> SimDevice:
@@ -30,13 +34,14 @@ def device() -> SimDevice:
 
 async def main(how: str, path: str = "") -> None:
     server: ModbusSerialServer | ModbusTcpServer
-    if how == "rtu":
-        server = ModbusSerialServer(device(), port=path, baudrate=115200)
+    framer = {"tcp": FramerType.SOCKET, "rtu": FramerType.RTU, "ascii": FramerType.ASCII}[how.split("-")[0]]
+    identity = ModbusDeviceIdentification(info=IDENTITY)
+    if path:
+        server = ModbusSerialServer(device(), framer=framer, identity=identity, port=path, baudrate=115200)
         await server.serve_forever(background=True)
         print("ready", flush=True)
     else:
-        framer = FramerType.RTU if how == "rtu-over-tcp" else FramerType.SOCKET
-        server = ModbusTcpServer(device(), framer=framer, address=("127.0.0.1", 0))
+        server = ModbusTcpServer(device(), framer=framer, identity=identity, address=("127.0.0.1", 0))
         await server.serve_forever(background=True)
         print(server.transport.sockets[0].getsockname()[1], flush=True)  # type: ignore[union-attr]
     await asyncio.Event().wait()

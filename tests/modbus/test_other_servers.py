@@ -21,6 +21,12 @@ from typing import Any
 
 import pytest
 
+from gateway.clock import SystemClock
+from gateway.connectors.modbus.client import Reply
+from gateway.connectors.modbus.config import TcpBus
+from gateway.connectors.modbus.identity import identify, server_id
+from gateway.connectors.modbus.link import Line
+from gateway.connectors.modbus.request import Function, Request
 from gateway.demo.world import free_port
 from gateway.errors import CommandError
 from gateway.model import Status, Write
@@ -154,6 +160,61 @@ def test_pymodbus_over_a_serial_line(tmp_path: Path) -> None:
     server = str(HERE / "pymodbus_server.py")
     with PtyPair(tmp_path) as pair, running([sys.executable, server, "rtu", str(pair.there)]):
         poll_and_write(rtu(pair.here, timeout=2), 1)
+
+
+def test_pymodbus_over_a_serial_line_in_ascii(tmp_path: Path) -> None:
+    server = str(Path(__file__).with_name("pymodbus_server.py"))
+    with PtyPair(tmp_path) as pair, running([sys.executable, server, "ascii", str(pair.there)]):
+        poll_and_write(rtu(pair.here, kind="modbus-ascii", timeout=2), 1)
+
+
+def test_pymodbus_with_ascii_frames_over_tcp() -> None:
+    with running([sys.executable, str(Path(__file__).with_name("pymodbus_server.py")), "ascii-over-tcp"]) as port:
+        bus = {"kind": "modbus-ascii-over-tcp", "host": "127.0.0.1", "tcp_port": int(port), "timeout": 2}
+        poll_and_write(bus | {"late_window": 0.05}, 1)
+
+
+def less_common(port: str, kind: str = "modbus-tcp") -> dict[int, bytes]:
+    """Functions 22, 23 and 17 as every server must know them; returns what it says to 43."""
+
+    async def scenario() -> dict[int, bytes]:
+        bus = TcpBus(name="b", kind=kind, host="127.0.0.1", tcp_port=int(port), timeout=2, late_window=0.05)
+        line = Line(bus, SystemClock(), lambda: None)
+        await line.open()
+
+        async def ask(request: Request) -> Reply:
+            return (await line.ask(request)).reply
+
+        try:
+            mask = Request(1, Function.MASK_WRITE_REGISTER, 0x12, 1, b"\x00\xf2\x00\x25")
+            assert (await ask(Request(1, Function.READ_HOLDING_REGISTERS, 0x12))).data == b"\0\x12"
+            assert await ask(mask) == Reply(b"")
+            held = await ask(Request(1, Function.READ_HOLDING_REGISTERS, 0x12))
+            assert held == Reply((0x12 & 0xF2 | 0x25 & ~0xF2).to_bytes(2, "big"))
+            both = Request(1, Function.READ_WRITE_MULTIPLE_REGISTERS, 40, 2, b"\1\2\3\4")
+            assert await ask(both) == Reply(b"\1\2\3\4")
+            said = await ask(server_id(1))
+            assert said.data
+            return await identify(ask, 1)
+        finally:
+            line.close()
+
+    return asyncio.run(scenario())
+
+
+def test_libmodbus_knows_the_less_common_functions(libmodbus: str) -> None:
+    with running([libmodbus, "tcp"]) as port:
+        assert less_common(port) == {}  # no identification objects there
+
+
+@pytest.mark.parametrize("framing", ["tcp", "rtu-over-tcp", "ascii-over-tcp"])
+def test_pymodbus_knows_the_less_common_functions_and_says_who_it_is_in_several_answers(framing: str) -> None:
+    server = str(Path(__file__).with_name("pymodbus_server.py"))
+    with running([sys.executable, server, framing]) as port:
+        told = less_common(port, f"modbus-{framing}")
+    wanted = {0: b"ACME", 1: b"M-7", 2: b"V2.1", 3: b"http://acme.example", 4: b"Meter"}
+    assert {number: told[number] for number in wanted} == wanted
+    assert (told[0x80], told[0x81]) == (b"x" * 200, b"y" * 100)
 
 
 def test_a_server_that_hangs_up_between_polls_is_connected_to_again(libmodbus: str) -> None:

@@ -200,9 +200,10 @@ def test_a_block_gives_each_point_what_reading_it_alone_gives(data: bytes, drawn
     ]  # fmt: skip
     chosen = drawn.draw(st.lists(st.tuples(st.sampled_from(types), st.integers(0, 16)), min_size=1, max_size=8))
     device, found = spots(*[{**words, "address": address} for words, address in chosen], max_gap=125)
-    ((_, merged),) = reads(BUS, device)
-    answer = data[2 * merged.address : 2 * (merged.address + merged.quantity)]
-    together = dict(zip(Block(merged).names, Block(merged).decode(answer)[0], strict=True))
+    together: dict[str, Any] = {}
+    for _, merged in reads(BUS, device):
+        answer = data[2 * merged.address : 2 * (merged.address + merged.quantity)]
+        together |= dict(zip(Block(merged).names, Block(merged).decode(answer)[0], strict=True))
     for spot_ in found:
         read_ = alone(spot_)
         part = data[2 * read_.address : 2 * (read_.address + read_.quantity)]

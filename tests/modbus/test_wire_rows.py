@@ -346,7 +346,7 @@ def test_a_clock_that_jumps_moves_no_sample_and_no_poll() -> None:
         hands = Hands()
 
         def answer(data: bytes) -> None:
-            line = bench.connector._line
+            line = bench.connector._line._line
             assert line is not None
             asyncio.get_running_loop().call_later(0.01, line._received, RTU.frame(1, b"\3\2\0\x0a", 0))
 

@@ -4,8 +4,8 @@ The task owns the line: polls and commands are transactions in one queue, never 
 for a future, so cancelling one takes back a command that has not started and never cuts a transaction in two.
 
 A device that does not answer rests (`Schedule`) while its neighbours go on. A line on which no device at all answers is
-closed and opened again before the next probe. The medium going away ends `run` with `LinkError`, after every point has
-been marked `bad:device_offline`; but a TCP peer that closed a connection which worked is simply connected to again.
+closed and opened again before the next probe (`Keeper`). The medium going away ends `run` with `LinkError`, after every
+point has been marked `bad:device_offline`.
 """
 
 from __future__ import annotations
@@ -31,11 +31,12 @@ from gateway.connectors.modbus.config import (
     spot,
 )
 from gateway.connectors.modbus.forecast import cost, load, requests, wire_s
-from gateway.connectors.modbus.link import Acquired, Line
+from gateway.connectors.modbus.keeper import Keeper
+from gateway.connectors.modbus.link import Acquired
 from gateway.connectors.modbus.models import Walk, at_once, by_model, placed
 from gateway.connectors.modbus.planner import split
 from gateway.connectors.modbus.request import GATEWAY, Request
-from gateway.connectors.modbus.tally import Account, BusyTime
+from gateway.connectors.modbus.tally import Account
 from gateway.connectors.modbus.values import Block, raw_of, read_request, reason_of, write_request
 from gateway.connectors.modbus.writing import BUSY_PAUSE_S, BUSY_TRIES, carry_out
 from gateway.connectors.schedule import FAILURES_TO_REST, Job, Next, Schedule, Turn
@@ -74,18 +75,12 @@ class ModbusConnector:
         self._timeouts = {device.name: device.timeout or bus.timeout for device in devices}
         self._everybody = {device.name for device in devices if broadcasts(bus, device)}
         self._accounts = {device.name: Account() for device in devices}
-        self._late: dict[int, int] = {}
         self._commands = Commands()
         self._wake = asyncio.Event()
         self._stopping = self._in_transaction = False
         self._schedule: Schedule[Block] | None = None
-        self._line: Line | None = None
-        self._heard = False
-        self._unanswered = 0
-        self._hangs_up = isinstance(bus, TcpBus) and bus.close_after_poll
-        self._busy = BusyTime(tools.clock.monotonic())
+        self._line = Keeper(bus, tools, self._wake.set, self._beat)
         self._load = load(bus, devices)
-        self._reopened = 0
         self._refused_until: dict[_Job, float] = {}
         # the longest that one step can take: connecting, or waiting for a unit's quarantine and its answer
         connecting_s = bus.connect_delay if isinstance(bus, TcpBus) else 0.0
@@ -113,11 +108,13 @@ class ModbusConnector:
         ]
         self._schedule = schedule = Schedule(jobs, clock.monotonic())
         try:
-            await self._open()
+            await self._line.open()
             while not self._stopping:
-                self._tools.beat(self._beat_s)
+                self._beat()
                 self._wake.clear()
-                await self._keep_line()
+                # everybody was asked twice and more without an answer: the fault may be the medium's
+                silent = schedule.all_offline() and self._line.unanswered >= 2 * len(self._devices)
+                await self._line.keep(silent)
                 now = clock.monotonic()
                 may_go = partial(schedule.command_may_go, now, self._free_at)
                 if (waiting := self._commands.take(now, self._free_at, may_go)) is not None:
@@ -128,8 +125,8 @@ class ModbusConnector:
                     await self._take(turn, emit)
                 else:
                     self._in_transaction = False
-                    if self._hangs_up:
-                        self._close()
+                    if self._line.hangs_up:
+                        self._line.close()
                     next_at = min(schedule.next_at(self._free_at), self._commands.next_at(self._free_at))
                     await self._sleep(min(next_at, now + _BEAT_S / 2))
         except LinkError:
@@ -137,7 +134,7 @@ class ModbusConnector:
             raise
         finally:
             self._in_transaction = False
-            self._close()
+            self._line.close()
             self._commands.refuse_all("the bus is gone")
             self._schedule = None
 
@@ -145,7 +142,7 @@ class ModbusConnector:
         target = self._spots.get((write.device, write.point))
         if target is None or target.point.write is None:
             raise CommandError(Outcome.UNSUPPORTED, f"{write.device}/{write.point} cannot be written")
-        if self._schedule is None or (self._line is None and not self._hangs_up):
+        if not self._is_open():
             raise CommandError(Outcome.UNAVAILABLE, "the bus is not open")
         if self._state(write.device) is DeviceState.OFFLINE:
             raise CommandError(Outcome.UNAVAILABLE, f"{write.device} is offline")
@@ -159,18 +156,18 @@ class ModbusConnector:
 
     def status(self) -> dict[str, Json]:
         schedule = self._schedule
-        late = self._late_discarded()
+        late = self._line.late_discarded()
         refused: dict[str, list[str]] = {}
         for job in self._refused_until:
             refused.setdefault(job.device, []).extend(job.work.names)
         return {
-            "open": self._line is not None or (self._hangs_up and schedule is not None),
-            "utilisation": round(self._busy.share(self._tools.clock.monotonic()), 4),
+            "open": self._is_open(),
+            "utilisation": round(self._line.busy.share(self._tools.clock.monotonic()), 4),
             "load": round(self._load, 4),
             "skipped": schedule.skipped if schedule else 0,
-            "reopened": self._reopened,
+            "reopened": self._line.reopened,
             "commands_waiting": len(self._commands),
-            "local_echo": self._line.client.echo if self._line else None,
+            "local_echo": self._line.echo,
             "requests": len(schedule.jobs) if schedule else 0,
             "devices": {
                 name: {
@@ -186,78 +183,22 @@ class ModbusConnector:
 
     # ---- the line
 
-    async def _open(self) -> None:
+    def _beat(self) -> None:
         self._tools.beat(self._beat_s)
-        line = Line(self._bus, self._tools.clock, self._wake.set, self._tools.tap)
-        try:
-            await line.open()
-        except BaseException:
-            line.close()
-            raise
-        self._line, self._heard, self._unanswered = line, False, 0
 
-    def _close(self) -> None:
-        if self._line is not None:
-            self._late = self._late_discarded()
-            self._line.close()
-            self._line = None
-
-    async def _keep_line(self) -> None:
-        """Opens the line again where that may help.
-
-        Raises:
-            LinkError: it is gone for good.
-        """
-        if self._line is None:
-            return  # it hung up, and is needed when something is asked
-        assert self._schedule is not None
-        lost = self._line.lost
-        if lost is not None and not (isinstance(self._bus, TcpBus) and self._heard):
-            raise lost
-        # everybody was asked twice and more without an answer: the fault may be the medium's
-        silent = self._schedule.all_offline() and self._unanswered >= 2 * len(self._devices)
-        if lost is not None or silent:
-            self._close()
-            self._reopened += 1
-            await self._open()
+    def _is_open(self) -> bool:
+        return self._schedule is not None and (self._line.is_open or self._line.hangs_up)
 
     def _free_at(self, device: str) -> float:
-        """When a unit may be asked, but for the silence before it: on a line that is never silent for long a unit that
-        needs more of it than others would have to wait for ever. `Line.ask` keeps it."""
-        return self._line.client.free_at(self._units[device], 0.0) if self._line else 0.0
+        return self._line.free_at(self._units[device])
 
     def _state(self, device: str) -> DeviceState:
         if device in self._everybody:
-            return DeviceState.WAITING if self._line else DeviceState.OFFLINE  # it never answers
+            return DeviceState.WAITING if self._is_open() else DeviceState.OFFLINE  # it never answers
         return self._schedule.state(device) if self._schedule else DeviceState.OFFLINE
 
-    def _late_discarded(self) -> dict[int, int]:
-        total = dict(self._late)
-        for unit, count in (self._line.client.late_discarded if self._line else {}).items():
-            total[unit] = total.get(unit, 0) + count
-        return total
-
     async def _ask(self, device: str, request: Request) -> Acquired:
-        """One transaction; a TCP connection that breaks under it counts as silence if it ever worked."""
-        if self._line is None:
-            await self._open()
-        assert self._line is not None
-        clock = self._tools.clock
-        self._tools.beat(self._beat_s)
-        before = clock.monotonic()
-        try:
-            acquired = await self._line.ask(request, self._gaps[device], self._timeouts[device])
-        except LinkError:
-            if not (isinstance(self._bus, TcpBus) and self._heard):
-                raise
-            acquired = Acquired(Reply(None, fault=Status.COMM_TIMEOUT), clock.boot_ns())
-        finally:
-            self._busy.spent(before, clock.monotonic())
-        if acquired.reply.heard:
-            self._heard, self._unanswered = True, 0
-        elif acquired.reply.fault:
-            self._unanswered += 1
-        return acquired
+        return await self._line.ask(request, self._gaps[device], self._timeouts[device])
 
     async def _sleep(self, until: float) -> None:
         try:
@@ -443,9 +384,9 @@ class ModbusConnector:
         write, target = waiting.write, waiting.target
         if self._state(write.device) is DeviceState.OFFLINE:
             raise CommandError(Outcome.UNAVAILABLE, f"{write.device} is offline")
-        if self._line is None:
+        if not self._line.is_open:
             try:
-                await self._open()
+                await self._line.open()
             except LinkError as error:
                 waiting.fail(CommandError(Outcome.UNAVAILABLE, str(error)))
                 raise
@@ -454,8 +395,7 @@ class ModbusConnector:
             return (await self._ask(write.device, request)).reply
 
         def echo() -> bool | None:
-            assert self._line is not None
-            return self._line.client.echo
+            return self._line.echo
 
         verify = write.verify or (target.point.write is not None and target.point.write.verify)
         try:

@@ -12,7 +12,7 @@ import asyncio
 import random
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -323,7 +323,8 @@ class World:
         """Only what the buffer itself holds for neither stored nor acked, and is neither on disk nor in the ring; and
         of that only what is young enough, or what a failing disk did not take."""
         volatile = self._volatile()
-        risky = volatile.keys() - self._on_disk() if volatile else set()
+        given_up = self._told_to_nobody(ring)
+        risky = volatile.keys() - self._on_disk(given_up) if volatile else set()
         if risky and ring is not None:
             risky -= self._in_ring(ring)
         if risky and power and self.promised.keys() & risky:
@@ -388,10 +389,11 @@ class World:
             n for _, _, made in self.witness.named(record.stream, record.seq, record.upto) for n in numbers(made.body)
         ]
 
-    def _on_disk(self) -> set[int]:
+    def _on_disk(self, given_up: Set[str]) -> set[int]:
+        """But for what a sync that failed left of streams that nobody sends any more."""
         found: set[int] = set()
         for name, each in self.platter.streams.items():
-            for row in each.rows.values():
+            for row in each.rows.values() if name not in given_up else ():
                 try:
                     found.update(self._named_by(from_row(name, each.lane, row).record))
                 except DecodeError:
@@ -413,13 +415,17 @@ class World:
         recovered = self._recovered(memory)
         return [each for _, flown in recovered.records for each in flown] if recovered is not None else []
 
+    def _told_to_nobody(self, memory: bytearray | None) -> set[str]:
+        """Streams of which the next process will not know that."""
+        recovered = self._recovered(memory)
+        told = {name for _, name, _ in recovered.distrusted} if recovered is not None else set()
+        return self.buffer._shelf.distrusted.keys() - told
+
     def _taken_for_a_copy(self, memory: bytearray | None, power: bool) -> set[int]:
         """A copy of this process, alive beside it, has used its identities: where the ring cannot tell the next, and
         there was no time to give others to what is un-acked, that takes the mark for an ack."""
         witness, now, found = self.witness, self.clock.monotonic(), set()
-        recovered = self._recovered(memory)
-        told = {name for _, name, _ in recovered.distrusted} if recovered is not None else set()
-        for name in self.buffer._shelf.distrusted.keys() - told:
+        for name in self._told_to_nobody(memory):
             stream = self.buffer._shelf.streams.get(name)
             if stream is None or not stream.waiting:
                 continue

@@ -303,6 +303,35 @@ def test_rs485_that_the_driver_cannot_do_is_refused_with_the_way_out(wire: Wire)
     asyncio.run(scenario())
 
 
+def test_a_driver_that_can_gets_rs485_and_low_latency_as_they_are_said(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    get_rs485, set_rs485, get_serial, set_serial = 0x542E, 0x542F, 0x541E, 0x541F  # asm-generic/ioctls.h
+    told: dict[int, list[int]] = {}
+    ioctl = fcntl.ioctl
+
+    def driver(fd: int, request: int, *rest: Any) -> Any:
+        if request in (get_rs485, get_serial):
+            return 0
+        if request in (set_rs485, set_serial):
+            told[request] = list(rest[0])
+            return 0
+        return ioctl(fd, request, *rest)
+
+    async def scenario() -> None:
+        monkeypatch.setattr("serial.serialposix.fcntl.ioctl", driver)
+        rs485 = Rs485(rts_on_send=False, rts_after_send=True, delay_before_send=0.002, delay_after_send=0.005)
+        port = Seen().port(wire, rs485=rs485)
+        port.open()
+        port.close()
+
+    asyncio.run(scenario())
+    flags, before_ms, after_ms = told[set_rs485][:3]
+    assert flags == 0b101  # linux/serial.h: enabled, RTS after send; not RTS on send
+    assert (before_ms, after_ms) == (2, 5)
+    assert told[set_serial][4] & 0x2000  # ASYNC_LOW_LATENCY
+
+
 def test_the_line_is_raw(wire: Wire) -> None:
     async def scenario() -> None:
         port = Seen().port(wire)

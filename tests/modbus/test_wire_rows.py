@@ -19,8 +19,10 @@ import pytest
 from gateway.clock import SystemClock
 from gateway.connectors import schedule
 from gateway.connectors.base import Tools
+from gateway.connectors.modbus.config import TcpBus
 from gateway.connectors.modbus.connector import ModbusConnector
 from gateway.connectors.modbus.framing import ASCII, RTU, Framing
+from gateway.connectors.modbus.link import Line, _Tcp
 from gateway.errors import CommandError, LinkError
 from gateway.model import DeviceState, Outcome, Status, Write
 from gateway.supervisor import policy
@@ -72,6 +74,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     "a connection that is silent or half open": (
         "test_other_servers.py::test_a_server_that_accepts_and_never_answers_is_recycled_and_said_to_be_offline",
         "test_wire_rows.py::test_a_cable_that_is_pulled_is_noticed_and_its_return_too",
+        "test_wire_rows.py::test_a_connection_is_watched_by_the_kernel_too",
     ),
     "a gateway that answers out of order": (
         "test_other_servers.py::test_a_stranger_on_the_connection_and_answers_out_of_order_are_passed_over",
@@ -452,3 +455,24 @@ def test_a_broadcast_reaches_every_unit_and_says_that_nobody_confirmed_it(tmp_pa
 
     with Slave(tmp_path, units=(1, 2, 3)) as slave:
         asyncio.run(scenario(slave))
+
+
+def test_a_connection_is_watched_by_the_kernel_too() -> None:
+    async def scenario() -> None:
+        far = OneAtATime()
+        line = Line(
+            TcpBus(name="b", kind="modbus-tcp", host="127.0.0.1", tcp_port=await far.listen()), SystemClock(), int
+        )
+        await line.open()
+        assert isinstance(line._medium, _Tcp)
+        transport = line._medium._transport
+        assert transport is not None
+        sock = transport.get_extra_info("socket")
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) <= 30
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) <= 15_000
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        line.close()
+        far.server.close()
+
+    asyncio.run(scenario())

@@ -16,10 +16,14 @@ from gateway.cli.terminal import errors
 from gateway.settings import size_text
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from rich.console import Console
 
     from gateway.config.problems import Problem
     from gateway.config.schema import Config
+
+_NAMES_SHOWN = 3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,10 +66,7 @@ def plan(config: Config) -> list[str]:
     lines = []
     for entry in config.buses:
         lines.append(f"bus {entry.name} ({entry.kind.name}), {count(len(entry.devices), 'device')}")
-        for device in entry.devices:
-            if brought := config.brought.get(device.name):
-                less = f", without {brought.left_out} more" if brought.left_out else ""
-                lines.append(f"  {device.name}: {count(brought.points, 'point')} of {', '.join(brought.by)}{less}")
+        lines += _brought(config, [device.name for device in entry.devices])
         if entry.kind.plan is not None:
             lines += [f"  {line}" for line in entry.kind.plan(entry.bus, entry.devices)]
     if not config.buses:
@@ -83,3 +84,15 @@ def plan(config: Config) -> list[str]:
     if not config.uplink.endpoint:
         lines.append("no [[uplink.endpoint]]: readings are kept on disk until there is one")
     return lines
+
+
+def _brought(config: Config, devices: Sequence[str]) -> Iterator[str]:
+    """What profiles and templates gave to whom; equal devices in one line."""
+    alike: dict[str, list[str]] = {}
+    for name in devices:
+        if brought := config.brought.get(name):
+            less = f", without {brought.left_out} more" if brought.left_out else ""
+            alike.setdefault(f"{count(brought.points, 'point')} of {', '.join(brought.by)}{less}", []).append(name)
+    for what, names in alike.items():
+        whom = ", ".join(names) if len(names) <= _NAMES_SHOWN else f"{names[0]} … {names[-1]} ({len(names)} devices)"
+        yield f"  {whom}: {what}{' each' if len(names) > 1 else ''}"

@@ -103,11 +103,11 @@ def _load_warnings(bus: AnyBus, devices: Sequence[ModbusDevice]) -> Iterator[str
         remedy = "read less often or less" + (", or raise the baud rate" if isinstance(bus, RtuBus) else "")
         yield f"bus {bus.name} is asked for {asked:.0%} of its time{assumed}; {remedy}"
     shortest = min((point.interval or device.interval for device in devices for point in device.points), default=0.0)
-    dead_s = bus.timeout * len(devices)
+    dead_s = sum(device.timeout or bus.timeout for device in devices)
     if len(devices) > 1 and dead_s > shortest:
         yield (
             f"bus {bus.name}: if all {len(devices)} devices are silent, asking each once takes "
-            f"{duration_text(dead_s)}, longer than the shortest interval of {duration_text(shortest)}"
+            f"{_time(dead_s)}, longer than the shortest interval of {duration_text(shortest)}"
         )
 
 

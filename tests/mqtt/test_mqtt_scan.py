@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import tomllib
+from pathlib import Path
 from typing import Any
 
 from conftest import Rig, eventually, parsed  # type: ignore[import-not-found]
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_mqtt_many import UPLINK  # type: ignore[import-not-found]
+from test_mqtt_sparkplug import MESSAGE  # type: ignore[import-not-found]
 
+from gateway.config.load import check
 from gateway.connectors.mqtt.config import Format, MqttBus, MqttDevice
 from gateway.connectors.mqtt.mapping import Mapper
 from gateway.connectors.mqtt.scan import scan
@@ -29,6 +34,13 @@ TALK = [
     ("homeassistant/sensor/x/config", '{"state_topic": "x", "expire_after": 5}'),
     ("junk/text", "hello"),
 ]
+
+AIR = {
+    "state_topic": "room/air",
+    "value_template": "{{ value_json.t }}",
+    "unit_of_measurement": "°C",
+    "device": {"identifiers": ["air-1"], "name": "Air"},
+}
 
 
 def surveyed(talk: list[tuple[str, str]]) -> Survey:
@@ -77,6 +89,42 @@ def test_what_is_printed_reads_the_same_values() -> None:
         "plant.press.state oil.key.dot": 1.5,
         "plant.level value": 17,
     }
+
+
+def test_devices_that_announce_themselves_are_recognised(tmp_path: Path) -> None:
+    survey = Survey()
+    for topic, payload in [
+        (b"room/air", b'{"t": 20.5}'),  # heard before it is announced
+        (b"zigbee2mqtt/lamp", b'{"state": "ON", "brightness": 7}'),
+        (b"v3/app1@ttn/devices/probe/up", json.dumps(UPLINK).encode()),
+        (b"v3/app1@ttn/devices/probe/join", b"{}"),
+        (b"spBv1.0/Plant/NBIRTH/edge", MESSAGE["NBIRTH"]),
+        (b"spBv1.0/Plant/DBIRTH/edge/press", MESSAGE["DBIRTH"]),
+        (b"spBv1.0/Plant/DDATA/edge/press", MESSAGE["DDATA"]),
+        (b"spBv1.0/Plant/NDATA/late", MESSAGE["NDATA"]),
+        (b"spBv1.0/STATE/scada", b"{}"),
+        (b"homeassistant/sensor/air/t/config", json.dumps(AIR).encode()),
+        (b"homeassistant/sensor/lamp/b/config", json.dumps({"state_topic": "zigbee2mqtt/lamp"}).encode()),
+        (b"room/air", b'{"t": 21.5}'),
+    ]:
+        survey.hear(topic, payload)
+    found = {each.topic: each for each in survey.found(10)}
+    assert {topic: (each.name, each.format) for topic, each in found.items()} == {
+        "homeassistant/#": ("{id}", Format.HOMEASSISTANT),
+        "zigbee2mqtt/lamp": ("lamp", Format.ZIGBEE2MQTT),
+        "v3/app1@ttn/devices/probe/up": ("probe", Format.TTN),
+        "spBv1.0/Plant/+/edge": ("edge", Format.SPARKPLUG),
+        "spBv1.0/Plant/+/edge/press": ("edge.press", Format.SPARKPLUG),
+        "spBv1.0/Plant/+/late": ("late", Format.SPARKPLUG),
+    }
+    assert [tuple(point) for point in found["homeassistant/#"].points] == [("air-1 t", "", "°C", 21.5, 2)]
+    assert {point.name for point in found["spBv1.0/Plant/+/edge"].points} == {"Supply_Voltage", "Uptime"}
+    text = f'[[bus]]\nname = "broker"\nkind = "mqtt"\nhost = "127.0.0.1"\n\n{configuration(survey.found(10), "broker")}'
+    path = tmp_path / "gateway.toml"
+    path.write_text(text)
+    assert not check(path, {}).mistakes, text
+    mapper = Mapper([parsed(MqttDevice, each) for each in tomllib.loads(text)["device"]])
+    assert "spBv1.0/Plant/+/late/#" in mapper.filters
 
 
 @settings(deadline=None, max_examples=200)

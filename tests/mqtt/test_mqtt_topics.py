@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from paho.mqtt.client import topic_matches_sub
 
-from gateway.connectors.mqtt.topics import Template, Topics, covers, reduced, render
+from gateway.connectors.mqtt.topics import Template, Topics, covers, overlap, reduced, render
 
 level = st.sampled_from(["a", "b", "", "c d", "ü", "$x"])
 wild = st.sampled_from(["a", "b", "", "+", "ü"])
@@ -51,6 +51,22 @@ def test_placeholders_capture_one_level_and_wildcards_are_the_tail() -> None:
     assert match.captures == {"area": "hall", "device": "press 1"}
     assert match.tail == "out/a/b"
     assert tree.match("plant/hall") == []
+
+
+@settings(deadline=None, max_examples=400)
+@given(filters, filters, topics)
+def test_filters_that_share_a_topic_overlap(one: str, other: str, topic: str) -> None:
+    assert overlap(one, other) == overlap(other, one)
+    if topic_matches_sub(one, topic) and topic_matches_sub(other, topic):
+        assert overlap(one, other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "shared"),
+    [("a/+", "+/b", True), ("a/#", "+/b", True), ("a", "a/#", True), ("a/+", "b/+", False), ("a/+", "a/+/c", False)],
+)
+def test_which_filters_overlap(one: str, other: str, shared: bool) -> None:
+    assert overlap(one, other) is shared
 
 
 def test_rendering_puts_captures_back_and_leaves_the_unknown() -> None:

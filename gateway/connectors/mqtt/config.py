@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
@@ -10,7 +11,7 @@ from typing import Annotated, Literal
 
 from gateway.codec.path import Path
 from gateway.connectors.base import Connect, Kind
-from gateway.connectors.mqtt.topics import Template, placeholders, reduced
+from gateway.connectors.mqtt.topics import Template, overlap, placeholders, reduced
 from gateway.points import Bus, Device, Point, name_mistakes
 from gateway.settings import Duration, Key, Mistake, Table
 
@@ -294,9 +295,17 @@ def _check(bus: MqttBus, devices: Sequence[MqttDevice]) -> list[str]:
         found.append("qos = 2 is subscribed as 1: a message that comes twice is recognised and emitted once")
     if bus.qos == 0:
         found.append("qos = 0: what is published while the gateway is away is lost")
+    filters = reduced(subscribed(device) for device in devices)
+    for one, other in itertools.islice(_overlapping(filters), 5):
+        found.append(f"{one} and {other} overlap: a broker may deliver twice what fits both, and that is two readings")
     if bus.username is not None and bus.tls is None and bus.host not in ("127.0.0.1", "::1", "localhost"):
         found.append("the password goes over the network in clear: no tls")
     return found
+
+
+def _overlapping(filters: Sequence[str]) -> Iterator[tuple[str, str]]:
+    wide = [each for each in filters if "+" in each or "#" in each]
+    yield from (pair for pair in itertools.combinations(wide, 2) if overlap(*pair))
 
 
 def subscribed(device: MqttDevice) -> str:

@@ -392,7 +392,7 @@ class MqttConnector:
     def _announcement(self, mapped: Mapped) -> None:
         """What devices say of themselves has consequences."""
         if mapped.subscribe:
-            fresh = [topic for topic in mapped.subscribe if topic not in self._listening]
+            fresh = [each for each in self._mapper.uncovered(mapped.subscribe) if each not in self._listening]
             self._listening.update(fresh)
             self._announced.update(dict.fromkeys(fresh))
             if fresh:

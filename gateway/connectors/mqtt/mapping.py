@@ -14,7 +14,7 @@ Assistant). The mapper outlives connections: what was announced, found and said 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from gateway.codec.path import ABSENT, Path, leaves
@@ -24,7 +24,7 @@ from gateway.connectors.mqtt.config import Format, MqttDevice, TimeFormat, subsc
 from gateway.connectors.mqtt.devices import MAX_AUTO_POINTS, MAX_DEVICES, Change, Fleet, Heard, Mapped, Rule, rule_of
 from gateway.connectors.mqtt.edges import PREFIX, Edges
 from gateway.connectors.mqtt.formats import alive, availability, document, is_reading, scalar, time_ms, unit
-from gateway.connectors.mqtt.topics import Template, Topics, placeholders, reduced
+from gateway.connectors.mqtt.topics import Template, Topics, covers, placeholders, reduced
 from gateway.connectors.mqtt.writing import Publication, publication
 from gateway.errors import DecodeError
 from gateway.model import DeviceState, Json, Origin, Sample, Status, Value
@@ -81,8 +81,8 @@ class Mapper:
                     template = Template.of(will)
                     self._topics.add(template, _Target(rule, True))
                     filters.append(template.filter)
-        self.configured = reduced(filters)
-        """What the configuration wants subscribed."""
+        self._configured = reduced(filters)
+        self._wide = tuple(each for each in self._configured if "+" in each or "#" in each)
 
     @property
     def devices(self) -> dict[str, Heard]:
@@ -91,7 +91,12 @@ class Mapper:
     @property
     def filters(self) -> tuple[str, ...]:
         """What is to be subscribed: what the configuration names, and what devices have announced."""
-        return tuple(dict.fromkeys((*self.configured, *self._announced.topics)))
+        return (*self._configured, *self.uncovered(self._announced.topics))
+
+    def uncovered(self, topics: Iterable[str]) -> list[str]:
+        """Those that no configured filter takes already: a broker delivers once for each subscription that fits."""
+        exact = set(self._configured)
+        return [each for each in topics if each not in exact and not any(covers(wide, each) for wide in self._wide)]
 
     def map(self, topic: bytes, payload: bytes, retained: bool, at_ns: int, origin: Origin | None) -> Mapped:
         """One message. Never raises: what makes no sense is in `rejected`."""

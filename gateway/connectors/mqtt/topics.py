@@ -135,6 +135,20 @@ def covers(wide: str, narrow: str) -> bool:
     return len(left) == len(right)
 
 
+def overlap(one: str, other: str) -> bool:
+    """Whether a topic can fit both."""
+    if "$" in (one[:1], other[:1]) and one[:1] != other[:1]:
+        return False
+    left, right = one.split("/"), other.split("/")
+    for a, b in zip(left, right, strict=False):
+        if "#" in (a, b):
+            return True
+        if a != b and "+" not in (a, b):
+            return False
+    longer = left[len(right) :] or right[len(left) :]
+    return not longer or longer == ["#"]
+
+
 def reduced(filters: Iterable[str]) -> tuple[str, ...]:
     """Without those that another one covers: a broker may deliver a message once for each filter that it fits."""
     kept: list[str] = []

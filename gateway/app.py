@@ -21,7 +21,7 @@ from gateway.commands.router import Router
 from gateway.commands.store import Store as JournalStore
 from gateway.config.schema import BusConfig, Config
 from gateway.connectors import registry
-from gateway.connectors.base import Connector, Tools
+from gateway.connectors.base import Connector, Inquirable, Tools
 from gateway.connectors.tap import Event, Tap
 from gateway.control.server import ControlServer
 from gateway.errors import GatewayError
@@ -48,6 +48,8 @@ _LAST_WORDS_S = 3.0
 _WORTH_TELLING_S = 10.0
 """Younger than this, what waits for its ack is the ordinary traffic."""
 _LAST_LOOK_S = 0.02
+_LOOK_UP_S = 8.0
+"""For a question about a bus; who asks gives up after ten."""
 
 
 class App:
@@ -115,7 +117,7 @@ class App:
         await self._router.open()
         control = ControlServer(
             self._config.gateway.runtime_dir / CONTROL_SOCKET,
-            {"status": self._answer_status},
+            {"status": self._answer_status, "ask": self._look_up},
             {"tail": self._tail, "trace": self._trace},
         )
         async with control.serving(), asyncio.TaskGroup() as tasks:
@@ -226,11 +228,29 @@ class App:
                     if not wanted or reading.device == wanted:
                         yield msgspec.to_builtins(reading)
 
+    async def _look_up(self, question: Mapping[str, Json]) -> Json:
+        """Asks a bus for something, between two of its polls."""
+        entry = self._bus(question.get("bus"))
+        connector = self._supervisor.connector(entry.name)
+        if connector is None:
+            raise GatewayError(f"bus {entry.name} is not open; `gateway status` says why")
+        if not isinstance(connector, Inquirable):
+            raise GatewayError(f"{entry.name} is a bus of kind {entry.kind.name}; it cannot be asked")
+        try:
+            async with asyncio.timeout(_LOOK_UP_S):
+                return await connector.inquire(question)
+        except TimeoutError:
+            raise GatewayError(f"bus {entry.name} had no time for {_LOOK_UP_S:g} s") from None
+
+    def _bus(self, name: Json) -> BusConfig:
+        entry = next((entry for entry in self._config.buses if entry.name == name), None)
+        if entry is None:
+            raise GatewayError(f"no bus {name!r}{nearest(str(name), self._taps)}")
+        return entry
+
     async def _trace(self, question: Mapping[str, Json]) -> AsyncIterator[Json]:
         """What travels on one bus. The first answer says what kind of bus it is; events follow."""
-        entry = next((entry for entry in self._config.buses if entry.name == question.get("bus")), None)
-        if entry is None:
-            raise GatewayError(f"no bus {question.get('bus')!r}{nearest(str(question.get('bus')), self._taps)}")
+        entry = self._bus(question.get("bus"))
         if not entry.kind.name.startswith("modbus"):
             raise GatewayError(f"{entry.name} is a bus of kind {entry.kind.name}; only Modbus can be traced")
         yield {"bus": entry.name, "kind": entry.kind.name}

@@ -17,7 +17,7 @@ from gateway.cli.terminal import printable
 from gateway.codec.words import Order, Word
 from gateway.connectors.modbus.config import AnyBus
 from gateway.connectors.modbus.findings import Chosen, bus_toml, chosen, paste_points
-from gateway.connectors.modbus.guess import Guess, explain, guess
+from gateway.connectors.modbus.guess import SURE, Guess, explain, guess
 from gateway.connectors.modbus.plausibility import Layout, sense
 from gateway.connectors.modbus.reading import Reading
 
@@ -88,7 +88,8 @@ class Show:
 
     def _every(self, found: Guess) -> None:
         wanted = [order for order, _ in found.orders]
-        if self._arguments.how != "all" and (len(self._values) > _ALL_UP_TO or found.orders[0][1] > 0.95):
+        clear = bool(found.marks) and (found.orders[0][1] > SURE or not found.order_matters)
+        if self._arguments.how != "all" and (clear or len(self._values) > _ALL_UP_TO):
             wanted = wanted[:1]
         left: list[str] = []
         for number, order in enumerate(wanted):

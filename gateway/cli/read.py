@@ -12,27 +12,34 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gateway.cli import EXIT_FAILED, EXIT_INTERRUPTED, complain
 from gateway.cli.arguments import DEFAULT_CONFIG, between, count, positive
 from gateway.cli.modbus import Target, target
+from gateway.cli.status import SOCKET
 from gateway.cli.terminal import errors
+from gateway.control.client import ControlClient
 from gateway.errors import ConfigError, LinkError
+from gateway.model import Status
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from gateway.codec.words import Word
     from gateway.connectors.modbus.config import AnyBus
+    from gateway.connectors.modbus.identity import Ask
     from gateway.connectors.modbus.reading import Reading
 
 _LOOKS = 3
 _LOOKS_KEPT = 20
 """Of those of --watch: the first and the last ones."""
 _PAUSE_S = 1.0
+_ENDS_WITHIN_S = 2.0
+"""Between Ctrl-C and the end of what cannot be told in a nicer way."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,6 +69,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     modbus.set_defaults(wrong=modbus.error)
 
 
+class _Source(NamedTuple):
+    """The bus to ask on; the name that the configuration has for it, and where its gateway answers."""
+
+    bus: AnyBus
+    name: str = ""
+    socket: Path | None = None
+
+
 class _Seen(NamedTuple):
     """What a session of looking ends with."""
 
@@ -72,12 +87,16 @@ class _Seen(NamedTuple):
 
 def main(arguments: argparse.Namespace) -> int:
     word = _word(arguments)
-    bus, named = _bus(arguments)
+    source = _source(arguments)
     console = errors()
     try:
-        seen = asyncio.run(_read(arguments, bus, console))
+        seen = asyncio.run(_read(arguments, source, console))
     except LinkError as error:
-        return complain(f"{error}", EXIT_FAILED)
+        held = "in use by" in str(error) and not source.name
+        hint = "\nIf it is the running gateway: `gateway read modbus BUS` asks through it." if held else ""
+        return complain(f"{error}{hint}", EXIT_FAILED)
+    except asyncio.CancelledError:
+        return EXIT_INTERRUPTED
     if not seen.reading.values:
         why = seen.reading.ended or f"none of these {count(arguments.count, 'register')} exists"
         if arguments.register in ("holding", "input") and not seen.interrupted:
@@ -90,7 +109,7 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(show.json())
     else:
-        show.print(bus, named, word)
+        show.print(source.bus, source.name, word)
     return EXIT_INTERRUPTED if seen.interrupted and not arguments.watch else 0
 
 
@@ -108,8 +127,8 @@ def _word(arguments: argparse.Namespace) -> Word | None:
         raise AssertionError("wrong() exits") from error
 
 
-def _bus(arguments: argparse.Namespace) -> tuple[AnyBus, str]:
-    """The bus to open, and its name where the configuration knows it.
+def _source(arguments: argparse.Namespace) -> _Source:
+    """The bus to ask on.
 
     Raises:
         ConfigError: the configuration that is needed cannot be used.
@@ -124,7 +143,7 @@ def _bus(arguments: argparse.Namespace) -> tuple[AnyBus, str]:
 
         line: dict[str, Any] = {"baud_rate": arguments.baud, "parity": arguments.parity, "stop_bits": arguments.stop}
         port = lasting(where.port)
-        return RtuBus(name="rs485", kind="modbus-rtu", port=port, timeout=arguments.timeout, **line), ""
+        return _Source(RtuBus(name="rs485", kind="modbus-rtu", port=port, timeout=arguments.timeout, **line))
     if ":" not in where.text and "." not in where.text and arguments.config.exists():
         from gateway.config.load import check
 
@@ -135,39 +154,77 @@ def _bus(arguments: argparse.Namespace) -> tuple[AnyBus, str]:
             if entry.name == where.text:
                 if not isinstance(entry.bus, RtuBus | TcpBus):
                     arguments.wrong(f"{entry.name} is a bus of kind {entry.kind.name}")
-                return entry.bus, entry.name
+                return _Source(entry.bus, entry.name, config.gateway.runtime_dir / SOCKET)
     kind = "modbus-rtu-over-tcp" if arguments.rtu else "modbus-tcp"
-    return TcpBus(name="modbus", kind=kind, host=where.host, tcp_port=where.tcp_port, timeout=arguments.timeout), ""
+    bus = TcpBus(name="modbus", kind=kind, host=where.host, tcp_port=where.tcp_port, timeout=arguments.timeout)
+    return _Source(bus)
 
 
-async def _read(arguments: argparse.Namespace, bus: AnyBus, console: Console) -> _Seen:
+async def _read(arguments: argparse.Namespace, source: _Source, console: Console) -> _Seen:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from gateway.clock import SystemClock
-    from gateway.connectors.modbus.client import Reply
     from gateway.connectors.modbus.planner import Table
     from gateway.connectors.modbus.reading import Reading
-    from gateway.connectors.modbus.request import Request
-    from gateway.connectors.modbus.scan import opened
 
-    stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop.set)
-    line = await opened(bus, SystemClock())
+    stop, loop, task = asyncio.Event(), asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None, "a coroutine runs in a task"
 
-    async def ask(request: Request) -> Reply:
-        return (await line.ask(request)).reply
+    def told() -> None:
+        stop.set()
+        loop.call_later(_ENDS_WITHIN_S, task.cancel)  # it may be connecting, which nothing else ends
 
-    try:
+    loop.add_signal_handler(signal.SIGINT, told)
+    async with _asking(source, console) as ask:
         reading = Reading(ask, arguments.unit, Table(arguments.register), arguments.address, arguments.count)
         columns = (BarColumn(30), TimeRemainingColumn(), TextColumn("{task.description}", markup=False))
+        looks: list[Mapping[int, int]] = []
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
             shown = bar.add_task("", total=1.0)
             await reading.run(lambda share, what: bar.update(shown, completed=share, description=what), stop)
-            looks: list[Mapping[int, int]] = [dict(reading.values)]
-            await _look_again(arguments, reading, looks, stop)
+        looks.append(dict(reading.values))
+        await _look_again(arguments, reading, looks, stop)
+    return _Seen(reading, looks, stop.is_set())
+
+
+@asynccontextmanager
+async def _asking(source: _Source, console: Console) -> AsyncIterator[Ask]:
+    """How a question reaches the unit: through the running gateway if it has the bus, else over a line of our own."""
+    from gateway.clock import SystemClock
+    from gateway.connectors.modbus.client import Reply
+    from gateway.connectors.modbus.request import Request
+    from gateway.connectors.modbus.scan import opened
+
+    client = ControlClient(source.socket) if source.socket is not None else None
+    if client is not None and await asyncio.to_thread(_runs, client):
+        console.print(f"asking through the running gateway, between its polls on {source.name}")
+        gateway = client
+
+        async def through(request: Request) -> Reply:
+            unit, function, address, quantity, _ = request
+            asked = {"bus": source.name, "unit": unit, "address": address, "quantity": quantity}
+            said = await asyncio.to_thread(gateway.ask, "ask", function=int(function), **asked)
+            data, fault = said["data"], said["fault"]
+            return Reply(None if data is None else bytes.fromhex(data), said["code"], Status(fault) if fault else None)
+
+        yield through
+        return
+    line = await opened(source.bus, SystemClock())
+
+    async def direct(request: Request) -> Reply:
+        return (await line.ask(request)).reply
+
+    try:
+        yield direct
     finally:
         line.close()
-    return _Seen(reading, looks, stop.is_set())
+
+
+def _runs(client: ControlClient) -> bool:
+    try:
+        client.ask("status")
+    except LinkError:
+        return False
+    return True
 
 
 async def _look_again(

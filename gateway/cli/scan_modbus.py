@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from gateway.cli.arguments import count
 from gateway.cli.modbus import Target
 from gateway.cli.scan import Found, Scan, Show, lasting
+from gateway.cli.terminal import printable
 from gateway.clock import SystemClock
 from gateway.connectors.modbus import candidates, findings
 from gateway.connectors.modbus import scan as modbus
@@ -94,6 +95,9 @@ def _found(result: Result, target: str) -> Found:
         for each in result.findings
     ]
     remarks = list(result.remarks)
+    told = next((each.identity for each in result.findings if each.identity and not each.sunspec), "")
+    if told and not told.startswith("server id"):
+        remarks.append(f"A ready-made map?  gateway profiles search {printable(told.split()[0])}")
     if result.findings:
         first = result.findings[0]
         line = f" --baud {first.bus.baud_rate} --parity {first.bus.parity}" if isinstance(first.bus, RtuBus) else ""

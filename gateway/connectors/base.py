@@ -7,8 +7,8 @@ when the medium is gone and the supervisor builds a new connector, for ever, bac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
@@ -99,6 +99,18 @@ class Connector(Protocol):
         """Counters and states of this bus for `gateway status`; cheap, never blocks.
 
         `open` is always among them: true while the bus is up and listened to.
+        """
+
+
+@runtime_checkable
+class Inquirable(Protocol):
+    """A connector that looks something up for a person between its own work."""
+
+    async def inquire(self, question: Mapping[str, Json]) -> Json:
+        """Reads, and changes nothing; called while `run` runs.
+
+        Raises:
+            GatewayError: it cannot be asked that, or not now.
         """
 
 

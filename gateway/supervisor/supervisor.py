@@ -122,6 +122,10 @@ class Supervisor:
             await asyncio.gather(doing, return_exceptions=True)
         raise CommandError(Outcome.UNKNOWN, f'bus "{unit.name}" failed in mid-write: {unit.last_error}')
 
+    def connector(self, name: str) -> Connector | None:
+        """The one that runs now under this name, if one does."""
+        return self._units[name].connector
+
     def status(self) -> dict[str, Json]:
         """Unit → how it fares, with its connector's own words under `bus`."""
         now = self._clock.monotonic()

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import msgspec
@@ -35,12 +35,13 @@ from gateway.connectors.modbus.keeper import Keeper
 from gateway.connectors.modbus.link import Acquired
 from gateway.connectors.modbus.models import Walk, at_once, by_model, placed
 from gateway.connectors.modbus.planner import split
+from gateway.connectors.modbus.questions import Questions, read, told
 from gateway.connectors.modbus.request import GATEWAY, Request
 from gateway.connectors.modbus.tally import Account
 from gateway.connectors.modbus.values import Block, raw_of, read_request, reason_of, write_request
 from gateway.connectors.modbus.writing import BUSY_PAUSE_S, BUSY_TRIES, carry_out
 from gateway.connectors.schedule import FAILURES_TO_REST, Job, Next, Schedule, Turn
-from gateway.errors import CommandError, LinkError
+from gateway.errors import CommandError, GatewayError, LinkError
 from gateway.model import DeviceState, Json, Outcome, Sample, Status, Value, Write
 
 log = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ class ModbusConnector:
         self._everybody = {device.name for device in devices if broadcasts(bus, device)}
         self._accounts = {device.name: Account() for device in devices}
         self._commands = Commands()
+        self._questions = Questions()
         self._wake = asyncio.Event()
         self._stopping = self._in_transaction = False
         self._schedule: Schedule[Block] | None = None
@@ -120,6 +122,9 @@ class ModbusConnector:
                 if (waiting := self._commands.take(now, self._free_at, may_go)) is not None:
                     self._in_transaction = True
                     await self._obey(waiting)
+                elif (question := self._questions.take(now, self._line.free_at)) is not None:
+                    self._in_transaction = True
+                    question.answer((await self._line.ask(question.request, gap_s(self._bus), self._bus.timeout)).reply)
                 elif (turn := schedule.pick(now, self._free_at)) is not None:
                     self._in_transaction = True
                     await self._take(turn, emit)
@@ -128,6 +133,7 @@ class ModbusConnector:
                     if self._line.hangs_up:
                         self._line.close()
                     next_at = min(schedule.next_at(self._free_at), self._commands.next_at(self._free_at))
+                    next_at = min(next_at, self._questions.next_at(self._line.free_at))
                     await self._sleep(min(next_at, now + _BEAT_S / 2))
         except LinkError:
             await self._all_offline(emit)
@@ -136,6 +142,7 @@ class ModbusConnector:
             self._in_transaction = False
             self._line.close()
             self._commands.refuse_all("the bus is gone")
+            self._questions.refuse_all("the bus is gone")
             self._schedule = None
 
     async def execute(self, write: Write) -> Value | None:
@@ -153,6 +160,15 @@ class ModbusConnector:
         done = self._commands.add(write, target)
         self._wake.set()
         return await done
+
+    async def inquire(self, question: Mapping[str, Json]) -> Json:
+        """Reads registers that the configuration does not name; see `questions.py`."""
+        request = read(question)
+        if not self._is_open():
+            raise GatewayError("the bus is not open")
+        done = self._questions.add(request)
+        self._wake.set()
+        return told(await done)
 
     def status(self) -> dict[str, Json]:
         schedule = self._schedule

@@ -99,6 +99,8 @@ class FakeBluez:
         """UUID, bytes and type (`request`: with response) of every write."""
         self.deaf = False
         """Devices advertise and nothing is told: a stalled controller."""
+        self.forgets = False
+        """A client asked to have only the data of the latest packet of each device."""
         self.reset_helps = False
         """Switching the adapter off and on ends being deaf."""
         self.read_only: set[str] = set()
@@ -207,6 +209,7 @@ class FakeBluez:
             properties["Name"] = Variant("s", name)
         path = self.path(address)
         if path in self._objects:
+            self._remember(path, properties)
             await self._change(path, _DEVICE, properties)
             return
         properties |= {
@@ -220,6 +223,13 @@ class FakeBluez:
             "UUIDs": Variant("as", []),
         }
         await self._add(path, {_DEVICE: properties})
+
+    def _remember(self, path: str, properties: Properties) -> None:
+        """What was said before stays beside what is new, as long as nobody asked to forget it."""
+        for name in ("ServiceData", "ManufacturerData"):
+            before = self._objects[path][_DEVICE].get(name)
+            if name in properties and before is not None and not self.forgets:
+                properties[name] = Variant(before.signature, before.value | properties[name].value)
 
     async def fade(self, address: str) -> None:
         """BlueZ drops the signal strength of a device that it does not hear; nothing was received."""
@@ -339,7 +349,7 @@ class FakeBluez:
 
     def _members(self) -> dict[str, Callable[[Message, str], Message | bool]]:
         return {
-            "SetDiscoveryFilter": lambda message, _: Message.new_method_return(message),
+            "SetDiscoveryFilter": self._filter,
             "StartDiscovery": self._scan_on,
             "RegisterMonitor": self._scan_on,
             "StopDiscovery": self._scan_off,
@@ -353,6 +363,11 @@ class FakeBluez:
             "Set": self._set,
             "Pair": self._pair,
         }
+
+    def _filter(self, message: Message, _: str) -> Message:
+        wanted = message.body[0].get("DuplicateData")
+        self.forgets = wanted is not None and bool(wanted.value)
+        return Message.new_method_return(message)
 
     def _scan_on(self, message: Message, _: str) -> Message:
         self._scanning.add(str(message.sender))

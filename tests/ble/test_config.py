@@ -96,6 +96,14 @@ def test_more_staying_connections_than_allowed_are_warned_of() -> None:
     assert len(BLE.check(bus(max_connections=2), [*devices[:2], visited])) == 1, "none is left to visit it"
 
 
+def test_a_passive_scan_for_what_measures_in_the_company_is_warned_of() -> None:
+    assert BLE.check is not None
+    meter = device("meter", "F0:F1:F2:F3:F4:F5", decoder="inkbird")
+    (warning,) = BLE.check(bus(scan_mode="passive"), [meter])
+    assert "meter" in warning
+    assert list(BLE.check(bus(scan_mode="auto"), [meter])) == []
+
+
 def test_two_devices_with_one_address_are_warned_of() -> None:
     assert BLE.check is not None
     (warning,) = BLE.check(bus(), [device("a", "F0:F1:F2:F3:F4:F5"), device("b", "f0:f1:f2:f3:f4:f5")])

@@ -160,6 +160,20 @@ def test_passive_scanning_that_is_insisted_on_and_missing_says_what_to_do(start:
     asyncio.run(main())
 
 
+def test_a_device_that_measures_in_the_company_is_scanned_for_actively_and_without_memory(start: Start) -> None:
+    async def main() -> None:
+        meter = device("meter", FRIDGE, decoder="thermopro", min_interval="0s")
+        async with start([meter], bus(scan_mode="auto")) as rig:
+            await rig.until(lambda: rig.bluez.scanning)
+            assert rig.bluez.forgets, "BlueZ was asked to clear before it adds"
+            for company in (0xD4C2, 0xD5C2, 0xD4C2):
+                await rig.bluez.advertise(FRIDGE, name="TP393", manufacturer_data={company: b"\x00\x37\x02\x2c"})
+            await rig.until(lambda: len(rig.samples) == 3)
+            assert rig.values("meter", "temperature") == [21.2, 21.3, 21.2]
+
+    asyncio.run(main())
+
+
 # ── no medium ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

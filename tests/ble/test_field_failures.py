@@ -327,7 +327,7 @@ class Air:
 
     async def close(self) -> None: ...
 
-    async def start(self, _passive: bool, heard: Heard) -> None:
+    async def start(self, _passive: bool, _fresh: bool, heard: Heard) -> None:
         self.heard = heard
         self.started.set()
 

@@ -408,3 +408,9 @@ def test_auto_looks_past_a_format_that_makes_no_sense() -> None:
     assert decoded.decoder == "eddystone"
     with pytest.raises(DecodeError):
         decode(DecoderName.AUTO, heard(service={bthome.UUID: "2001"}))
+
+
+def test_a_single_entry_is_of_this_packet_whether_it_changed_or_not() -> None:
+    alone = heard(name="TP393", maker={0x4C: "1005", 0xF0C2: "0029022c"})
+    for changed in (None, frozenset[int](), frozenset({0xF0C2})):
+        assert said(thermopro.hear(alone._replace(changed=changed), None)) == {"temperature": 24.0, "humidity": 41}

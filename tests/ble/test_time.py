@@ -46,7 +46,7 @@ class Replay:
 
     async def stop(self) -> None: ...
 
-    async def start(self, passive: bool, heard: Heard) -> None:
+    async def start(self, passive: bool, _fresh: bool, heard: Heard) -> None:
         if passive and self.refuses_passive:
             raise PassiveUnsupported("no monitors")
         self.starts.append((asyncio.get_running_loop().time(), passive))

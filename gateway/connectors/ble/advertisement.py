@@ -6,7 +6,7 @@ the device itself says "unknown" is `None` with a bad status.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import NamedTuple, Protocol
 
@@ -25,18 +25,22 @@ class Advertisement(NamedTuple):
     service_data: Mapping[str, bytes]
     """UUID in full, lower case → payload."""
     manufacturer_data: Mapping[int, bytes]
-    """Company identifier → payload; BlueZ adds to it and never takes away."""
+    """Company identifier → payload; BlueZ adds to it and never takes away, unless it is asked to."""
     stable_address: bool = True
     """False: a random address, which may change with every battery or every quarter of an hour."""
     changed: frozenset[int] | None = None
     """Companies whose payload differs from what was heard before. None: nothing was heard before."""
 
-    def newest(self) -> Mapping[int, bytes]:
-        """Manufacturer data without what is left from earlier packets; for devices that send a measurement where the
-        company identifier belongs, and so leave one entry behind with every value."""
-        if self.changed is None:
-            return self.manufacturer_data
-        return {company: self.manufacturer_data[company] for company in self.changed}
+    def newest(self, fits: Callable[[int], bool]) -> int | None:
+        """Of the companies that fit, the one of this packet and not of an earlier one; None: that cannot be told.
+
+        For devices that send a measurement where the company identifier belongs, and so leave one entry behind with
+        every value.
+        """
+        fitting = [company for company in self.manufacturer_data if fits(company)]
+        if len(fitting) > 1 and self.changed is not None:
+            fitting = [company for company in fitting if company in self.changed]
+        return fitting[0] if len(fitting) == 1 else None
 
 
 class Key(Protocol):

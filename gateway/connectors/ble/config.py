@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from gateway.connectors.base import Connect, Kind, Tools
 from gateway.connectors.ble import gatt
-from gateway.connectors.ble.decoders import SEALED, DecoderName
+from gateway.connectors.ble.decoders import CHANGING, SEALED, DecoderName
 from gateway.points import Bus, Device, Point, name_mistakes
 from gateway.settings import Duration, Key, Mistake, Table
 
@@ -188,6 +188,12 @@ def _check(bus: BleBus, devices: Sequence[BleDevice]) -> Sequence[str]:
         warnings.append(
             f"{', '.join(staying)} stay connected, and max_connections is {bus.max_connections}:"
             " for the others no connection is left"
+        )
+    changing = [device.name for device in devices if device.decoder in CHANGING]
+    if changing and bus.scan_mode is ScanMode.PASSIVE:
+        warnings.append(
+            f"{', '.join(changing)}: of these a passive scan tells only values that were not heard before;"
+            ' scan_mode "auto" or "active" tells all'
         )
     addresses: dict[str, str] = {}
     for device in devices:

@@ -17,6 +17,7 @@ from typing import Final
 from gateway.connectors.base import Emit, Tools
 from gateway.connectors.ble.advertisement import Advertisement
 from gateway.connectors.ble.config import BleBus, BleDevice, ScanMode
+from gateway.connectors.ble.decoders import CHANGING
 from gateway.connectors.ble.equipment import equip
 from gateway.connectors.ble.identity import Identities
 from gateway.connectors.ble.radio import PassiveUnsupported, Radio
@@ -66,7 +67,8 @@ class BleConnector:
         self._identities = Identities({})
         self._watchdog = Watchdog(bus.silence, restart_spacing_s)
         self._wedged = False
-        self._passive = bus.scan_mode is not ScanMode.ACTIVE
+        self._fresh = any(device.decoder in CHANGING for device in devices)
+        self._passive = bus.scan_mode is ScanMode.PASSIVE or (bus.scan_mode is ScanMode.AUTO and not self._fresh)
         self._started_at = now
         self._heard_anything = False
         self._wake = asyncio.Event()
@@ -230,7 +232,7 @@ class BleConnector:
             session.scan_began()
         self._tools.beat(_BEAT_PROMISE_S)
         try:
-            await self._radio.start(self._passive, self._on_heard)
+            await self._radio.start(self._passive, self._fresh, self._on_heard)
         except PassiveUnsupported as error:
             if self._bus.scan_mode is ScanMode.PASSIVE:
                 advice = 'passive scanning needs bluetoothd --experimental; or set scan_mode = "auto"'
@@ -238,7 +240,7 @@ class BleConnector:
             self._passive = False
             log.info("%s: no passive scanning here (%s); scanning actively", self._bus.name, error)
             self._tools.beat(_BEAT_PROMISE_S)
-            await self._radio.start(False, self._on_heard)
+            await self._radio.start(False, self._fresh, self._on_heard)
         self._started_at = self._tools.clock.monotonic()
         self._heard_anything = False
         self._watchdog.started(self._started_at)

@@ -70,6 +70,8 @@ _AUTO: Final = tuple(hear for name, hear in DECODERS.items() if name is not Deco
 """What `auto` tries, in this order."""
 SEALED: Final = frozenset({DecoderName.BTHOME, DecoderName.XIAOMI, DecoderName.ATC})
 """Formats that a key opens."""
+CHANGING: Final = frozenset({DecoderName.INKBIRD, DecoderName.THERMOPRO})
+"""Formats with a measurement in the company identifier: what was sent before must not be kept beside it."""
 
 _SERVICE_DATA: Final = 0x16
 _MANUFACTURER_DATA: Final = 0xFF

@@ -6,8 +6,8 @@ tests these are the CRC-16 of Modbus over the five bytes before, so here they mu
 
 The device puts the temperature where the company identifier belongs, so the payload here is the identifier and what
 follows, nine bytes, little-endian: temperature 0.01 Cel, humidity 0.01 %, probe (0 inside, 1 outside), CRC, battery,
-one unknown byte. Only the name says whose it is: `sps` measures humidity, `tps` does not. BlueZ keeps every identifier
-that it ever saw, so only what changed counts, and when it cannot be told which entry is new, nothing does.
+one unknown byte. Only the name says whose it is: `sps` measures humidity, `tps` does not. Where identifiers of earlier
+packets are kept, only what changed counts, and when it cannot be told which entry is new, nothing does.
 """
 
 from __future__ import annotations
@@ -31,11 +31,10 @@ def hear(heard: Advertisement, _key: Key | None) -> Decoded | None:
     """What the advertisement says in this format; None: nothing. Raises DecodeError."""
     if heard.name not in (WITH_HUMIDITY, TEMPERATURE_ONLY):
         return None
-    newest = heard.newest()
-    if len(newest) != 1:
+    company = heard.newest(lambda each: len(heard.manufacturer_data[each]) == _LAYOUT.size - 2)
+    if company is None:
         return None
-    ((company, rest),) = newest.items()
-    return decode(company.to_bytes(2, "little") + rest, heard.name == WITH_HUMIDITY)
+    return decode(company.to_bytes(2, "little") + heard.manufacturer_data[company], heard.name == WITH_HUMIDITY)
 
 
 def decode(payload: bytes, with_humidity: bool) -> Decoded:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from bleak import BleakScanner
-from bleak.args.bluez import OrPattern, OrPatternLike
+from bleak.args.bluez import BlueZScannerArgs, OrPattern, OrPatternLike
 from bleak.assigned_numbers import AdvertisementDataType
 from bleak.backends.device import BLEDevice
 from bleak.backends.scanner import AdvertisementData
@@ -111,12 +111,12 @@ class BleakRadio:
             self._bus.disconnect()
             self._bus = None
 
-    async def start(self, passive: bool, heard: Heard) -> None:
+    async def start(self, passive: bool, fresh: bool, heard: Heard) -> None:
         await self.stop()
         delay_s = 0.5
         for attempt in range(1, _START_TRIES + 1):
             try:
-                await self._start_once(passive, heard)
+                await self._start_once(passive, fresh, heard)
                 return
             except BleakDBusError as error:
                 passing = error.dbus_error.rpartition(".")[2] in _PASSING
@@ -134,7 +134,7 @@ class BleakRadio:
             await asyncio.sleep(self._rng.uniform(delay_s / 2, delay_s))
             delay_s *= 2
 
-    async def _start_once(self, passive: bool, heard: Heard) -> None:
+    async def _start_once(self, passive: bool, fresh: bool, heard: Heard) -> None:
         def detected(device: BLEDevice, data: AdvertisementData) -> None:
             if data.rssi == _NO_RSSI:
                 return
@@ -143,11 +143,12 @@ class BleakRadio:
             heard(_advertisement(address, device, data))
 
         self._devices.clear()
-        scanner = BleakScanner(
-            detected,
-            scanning_mode="passive" if passive else "active",
-            bluez={"adapter": self._name, "or_patterns": _PATTERNS} if passive else {"adapter": self._name},
-        )
+        arguments: BlueZScannerArgs = {"adapter": self._name}
+        if passive:
+            arguments["or_patterns"] = _PATTERNS
+        elif fresh:
+            arguments["filters"] = {"DuplicateData": True}  # bluetoothd then clears before it adds
+        scanner = BleakScanner(detected, scanning_mode="passive" if passive else "active", bluez=arguments)
         async with asyncio.timeout(_CALL_S):
             await scanner.start()
         self._scanner = scanner

@@ -38,8 +38,11 @@ class Radio(Protocol):
     async def close(self) -> None:
         """Stops everything; never raises."""
 
-    async def start(self, passive: bool, heard: Heard) -> None:
+    async def start(self, passive: bool, fresh: bool, heard: Heard) -> None:
         """Starts to scan; `heard` is called on the event loop for everything that comes in.
+
+        `fresh`: the manufacturer data of a device are those of its latest packet alone, at the price of being told of
+        every packet. Only an active scan can do that.
 
         Raises:
             PassiveUnsupported: this adapter or service cannot scan passively.

@@ -50,7 +50,7 @@ async def scan(
 
     try:
         await radio.open()
-        await radio.start(False, on_heard)
+        await radio.start(False, True, on_heard)
         loop = asyncio.get_running_loop()
         began = loop.time()
         while (elapsed := loop.time() - began) < seconds and not (stop and stop.is_set()):

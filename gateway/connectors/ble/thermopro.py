@@ -5,8 +5,8 @@ Monitor (https://github.com/custom-components/ble_monitor) agree on. On what the
 disagree, so it is left out.
 
 The second byte of the company identifier is already part of the temperature, so the payload here is the identifier and
-what follows: 0xC2, temperature 0.1 Cel, little-endian, humidity in percent, and more. BlueZ keeps every identifier
-that it ever saw, so only what changed counts, and when it cannot be told which entry is new, nothing does.
+what follows: 0xC2, temperature 0.1 Cel, little-endian, humidity in percent, and more. Where identifiers of earlier
+packets are kept, only what changed counts, and when it cannot be told which entry is new, nothing does.
 """
 
 from __future__ import annotations
@@ -30,10 +30,9 @@ def hear(heard: Advertisement, _key: Key | None) -> Decoded | None:
     """What the advertisement says in this format; None: nothing. Raises DecodeError."""
     if not heard.name.startswith(MODELS):
         return None
-    newest = [company for company in heard.newest() if company & 0xFF == _MARK]
-    if len(newest) != 1:
+    company = heard.newest(lambda each: each & 0xFF == _MARK)
+    if company is None:
         return None
-    (company,) = newest
     return decode(company.to_bytes(2, "little") + heard.manufacturer_data[company])
 
 

@@ -31,6 +31,7 @@ FAILURES_TO_REST = 3
 FIRST_PROBE_S = 30.0
 LAST_PROBE_S = 300.0
 PROBE_SHARE = 0.05
+_STALE_MAX = 64
 _GOLDEN = 0.6180339887498949  # its multiples modulo 1 lie evenly, however many there are
 
 W = TypeVar("W")
@@ -225,6 +226,9 @@ class Schedule(Generic[W]):
         self._tickets += 1
         job.ticket = self._tickets
         heapq.heappush(self._later, (max(job.due, job.not_before), job.ticket, job))
+        if len(self._later) > 2 * len(self.jobs) + _STALE_MAX:
+            self._later = [entry for entry in self._later if entry[1] == entry[2].ticket]
+            heapq.heapify(self._later)
 
     def _come(self, now: float) -> None:
         while self._later and self._later[0][0] <= now:

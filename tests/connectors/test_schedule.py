@@ -236,6 +236,16 @@ def test_what_is_picked_is_what_looking_at_every_job_would_find(seed: int) -> No
             plan.advance(turn.job, now)
 
 
+def test_a_job_that_is_hurried_ten_thousand_times_in_a_day_leaves_nothing_behind() -> None:
+    plan = schedule(86_400.0, 10.0)
+    for n in range(10_000):
+        plan.expedite(plan.jobs[0], float(n))
+        turn = plan.pick(float(n), free)
+        assert turn is not None
+        plan.advance(turn.job, float(n))
+    assert len(plan._later) <= 100
+
+
 def test_a_turn_costs_no_more_with_five_thousand_jobs_than_with_fifty() -> None:
     def seconds(count: int) -> float:
         plan = schedule(*[count / 100] * count)  # a hundred jobs each second, whatever there are

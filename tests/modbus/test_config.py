@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gateway.config.load import check_text
 from gateway.connectors.modbus import config
@@ -213,6 +215,7 @@ def test_warnings_name_what_will_go_wrong() -> None:
     assert "mini-UART" in "\n".join(warnings(rtu(port="/dev/ttyS0"), []))
 
 
+WIDE = ["uint16", "int32", "float64"]
 METER = [
     *({"name": f"v{n}", "register": "input", "address": 2 * n, "type": "float32"} for n in range(18)),
     {"name": "energy", "register": "input", "address": 72, "type": "float32", "interval": "60s"},
@@ -328,3 +331,34 @@ def test_a_device_that_cannot_be_read_so_is_refused_with_its_reason(words: dict[
     raw = {"name": "d", "bus": "b", "points": [{"name": "p", "address": 0}], **words}
     _, mistakes = read(ModbusDevice, raw)
     assert said in "; ".join(mistake.message for mistake in mistakes)
+
+
+@given(st.data())
+@settings(max_examples=100, deadline=None)
+def test_every_point_is_read_whole_with_its_scale_within_the_devices_limits(data: st.DataObject) -> None:
+    base = data.draw(st.sampled_from([0, 1]))
+    address = st.integers(base, 150)
+    points = []
+    for number in range(data.draw(st.integers(1, 12))):
+        points.append({"name": f"p{number}", "address": data.draw(address), "type": data.draw(st.sampled_from(WIDE))})
+        if points[-1]["type"] != "float64" and data.draw(st.booleans()):
+            points[-1]["scale_register"] = max(base, points[-1]["address"] + data.draw(st.integers(-20, 20)))
+    forbidden = [{"first": first} for first in data.draw(st.lists(address, max_size=3))]
+    limits = {"max_read": data.draw(st.integers(1, 125)), "max_gap": data.draw(st.integers(0, 125))}
+    raw = {"name": "d", "bus": "b", "points": points, "forbidden": forbidden, "address_base": base, **limits}
+    device, mistakes = read(ModbusDevice, raw)
+    if device is None:
+        assert all("larger" in each.message or "forbidden" in each.message for each in mistakes)
+        return
+    planned = [each for _, each in reads(rtu(), device)]
+    for point in points:
+        (holder,) = [each for each in planned if any(item.key.point.name == point["name"] for item in each.items)]
+        registers = range(holder.address, holder.address + holder.quantity)
+        width = {"uint16": 1, "int32": 2, "float64": 4}[point["type"]]
+        needed = [point["address"] - base + n for n in range(width)]
+        needed += [point["scale_register"] - base] if "scale_register" in point else []
+        assert set(needed) <= set(registers)
+    for each in planned:
+        assert 1 <= each.quantity <= device.max_read
+        assert 0 <= each.address
+        assert not {word["first"] - base for word in forbidden} & set(range(each.address, each.address + each.quantity))

@@ -415,3 +415,12 @@ def test_a_device_that_hung_widens_its_window_once_however_much_it_owes() -> Non
     for address in (0, 100, 200):
         core.received(answer(holding(address), b"", RTU), now + TIMEOUT + 0.01)
     assert core.free_at(1, GAP) == pytest.approx(now + TIMEOUT + 0.01 + 2 * WINDOW)
+
+
+def test_who_says_that_there_is_no_echo_is_put_right_by_the_first_read() -> None:
+    core = client(echo=False)
+    frame = core.start(holding(0), 1.0)
+    assert core.received(frame + answer(holding(0), b"", RTU), 1.02) == Reply(right_data(holding(0)))
+    assert core.echo is True
+    core.start(Request(1, Function.WRITE_SINGLE_REGISTER, 1, 1, b"\x00\x03"), 1.1)
+    assert core.received(rtu(1, b"\x06\x00\x01\x00\x03"), 1.11) is None

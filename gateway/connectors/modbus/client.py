@@ -241,7 +241,7 @@ class Client:
             state.owed, state.until = (), now
 
     def _answered(self, sent: _Sent, found: Found, now: float) -> Reply:
-        if self.echo is None:
+        if self.echo is not True and self._framing.serial:
             self._learn_echo(sent, found)
         del self._buffer[: found.end]
         self._pending = None
@@ -265,10 +265,13 @@ class Client:
             self.echo = True
 
     def _learn_echo(self, sent: _Sent, found: Found) -> None:
-        if not self._awaited_echo:
+        before = self._buffer[: found.start]
+        if self.echo is False:
+            self.echo = sent.frame in before  # whoever said that there is none was wrong
+        elif not self._awaited_echo:
             # our own bytes came before the answer, and were not the answer itself twice
             self.echo = True if self._buffer[found.start : found.end] != sent.frame else None
-        elif found.start < len(sent.frame) // 2:
+        elif len(before) < len(sent.frame) // 2:
             self.echo = False  # more in front of it may be an echo that was damaged
 
     def _was_the_answer(self, sent: _Sent) -> bool:

@@ -246,7 +246,7 @@ def test_a_job_that_is_hurried_ten_thousand_times_in_a_day_leaves_nothing_behind
     assert len(plan._later) <= 100
 
 
-def test_a_turn_costs_no_more_with_five_thousand_jobs_than_with_fifty() -> None:
+def test_a_turn_costs_no_more_with_two_thousand_jobs_than_with_fifty() -> None:
     def seconds(count: int) -> float:
         plan = schedule(*[count / 100] * count)  # a hundred jobs each second, whatever there are
         now, turns, began = 0.0, 0, 0.0
@@ -261,5 +261,5 @@ def test_a_turn_costs_no_more_with_five_thousand_jobs_than_with_fifty() -> None:
             plan.advance(turn.job, now + 0.0001)
         return time.process_time() - began
 
-    few, many = seconds(50), seconds(5000)
-    assert many < 5 * few + 0.2  # looking at every job takes a hundred times as long
+    few, many = seconds(50), seconds(2000)
+    assert many < 5 * few + 0.2  # looking at every job takes forty times as long

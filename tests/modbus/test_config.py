@@ -360,5 +360,5 @@ def test_every_point_is_read_whole_with_its_scale_within_the_devices_limits(data
         assert set(needed) <= set(registers)
     for each in planned:
         assert 1 <= each.quantity <= device.max_read
-        assert 0 <= each.address
+        assert each.address >= 0
         assert not {word["first"] - base for word in forbidden} & set(range(each.address, each.address + each.quantity))

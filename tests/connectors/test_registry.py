@@ -76,4 +76,4 @@ def test_naming_the_kinds_imports_none_of_them() -> None:
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
     names, modules = out.splitlines()
     assert {"modbus-rtu", "modbus-tcp", "modbus-rtu-over-tcp", "serial", "ble", "mqtt"} <= set(names.split())
-    assert set(modules.split()) == {"gateway.connectors.base", "gateway.connectors.registry"}
+    assert set(modules.split()) == {"gateway.connectors.base", "gateway.connectors.registry", "gateway.connectors.tap"}

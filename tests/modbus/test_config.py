@@ -154,6 +154,10 @@ def test_an_address_is_a_number_from_zero_or_a_quoted_reference_from_one(
         ({"write": {"fc": 5}}, "does not write a holding"),
         ({"register": "coil", "write": {"fc": 16}}, "does not write a coil"),
         ({"type": "float32", "write": {"fc": 6}}, "function 6 writes one"),
+        ({"type": "float32", "write": {"fc": 22}}, "function 22 writes one"),
+        ({"type": "uint32", "mask": 0xFF, "write": {"fc": 22}}, "function 22 writes one"),
+        ({"type": "uint32", "mask": 0xFF, "write": {}}, "`fc = 22` changes its bits alone"),
+        ({"register": "coil", "write": {"fc": 22}}, "does not write a coil"),
         ({"registr": "coil"}, "did you mean `register`"),
         ({"unit": "V", "convert": "Cel"}, "Cel"),
         ({"scale": 0}, "scale 0"),
@@ -362,3 +366,38 @@ def test_every_point_is_read_whole_with_its_scale_within_the_devices_limits(data
         assert 1 <= each.quantity <= device.max_read
         assert each.address >= 0
         assert not {word["first"] - base for word in forbidden} & set(range(each.address, each.address + each.quantity))
+
+
+def test_function_22_makes_bits_writable_and_23_any_registers() -> None:
+    for words in (
+        {"type": "bit", "bit": 1},
+        {"type": "bits", "bit": 1, "bits": 3},
+        {"type": "int8"},
+        {"type": "uint16", "mask": 0x0FF0},
+        {"type": "uint16"},
+    ):
+        assert point(**words, write={"fc": 22}).write is not None
+    assert point(type="float64", write={"fc": 23}).write is not None
+
+
+def test_an_ascii_line_may_have_seven_bits_and_needs_no_silence() -> None:
+    ascii_bus = rtu(kind="modbus-ascii", data_bits=7, parity="E", delay_between_requests=0)
+    assert ascii_bus.character_s == pytest.approx(10 / 9600)
+    assert gap_s(ascii_bus) == 0.0
+
+
+def test_unit_0_of_a_line_is_everybody_and_is_never_read() -> None:
+    everybody = a_device(unit_id=0, points=[{"name": "p", "address": 0, "write": {}}, {"name": "q", "address": 1}])
+    assert reads(rtu(), everybody) == []
+    assert "it is written and never read (q)" in "\n".join(warnings(rtu(), [everybody]))
+    tcp, _ = read(TcpBus, {"name": "b", "kind": "modbus-tcp", "host": "h"})
+    assert tcp is not None
+    assert reads(tcp, everybody) != []
+    assert "everybody" not in "\n".join(warnings(tcp, [everybody]))
+
+
+def test_the_medium_of_a_bus_is_its_port_or_its_host() -> None:
+    tcp, _ = read(TcpBus, {"name": "b", "kind": "modbus-tcp", "host": "Inverter.LAN"})
+    assert tcp is not None
+    assert tcp.medium() == ("host", "inverter.lan:502")
+    assert rtu(port="/dev/ttyAMA0").medium() == ("port", "/dev/ttyAMA0")

@@ -81,8 +81,10 @@ PRESETS = {
     ]),
 }  # fmt: skip
 
-SPICES = [b"null", b"NaN", b"1e999", b"-1", b"18446744073709551616", b'"ON"', b"true", b"{", b"]", b'"',
-          b"\\ud800", b"0", b"\xff", b"\x00", b",", b"{}", b"[]", b"1e5", b'"nan"', b"online", b"offline", b"{{ value }}"]  # fmt: skip
+SPICES = [
+    b"null", b"NaN", b"1e999", b"-1", b"18446744073709551616", b'"ON"', b"true", b"{", b"]", b'"', b"\\ud800", b"0",
+    b"\xff", b"\x00", b",", b"{}", b"[]", b"1e5", b'"nan"', b"online", b"offline", b"{{ value }}",
+]  # fmt: skip
 
 
 def spoiled(chance: random.Random, payload: bytes, others: list[bytes]) -> bytes:

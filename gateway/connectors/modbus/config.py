@@ -219,20 +219,22 @@ class ModbusPoint(Point, frozen=True, kw_only=True):
 
     def _write_mistakes(self, table: Table, word: Word) -> Iterator[Mistake]:
         assert self.write is not None
+        fc = self.write.fc
+        shares = not table.bits and (not word.whole or (word.size == 1 and word.family is not Family.BOOL))
+        most = {6: 1, 22: 1, 23: 121}.get(fc or 16, 123)  # V1.1b3 §6.6, §6.16, §6.17, §6.12
         if table in (Table.INPUT, Table.DISCRETE):
             yield Mistake(("write",), f"{table.value} registers cannot be written")
-        elif not table.bits and (not word.whole or (word.size == 1 and word.family is not Family.BOOL)):
-            if self.write.fc != 22:
-                way_out = "`fc = 22` changes its bits alone, if the device knows that function"
-                yield Mistake(("write",), f"a {word} shares its register with others: {way_out}")
-            elif word.registers > 1:
-                yield Mistake(("write", "fc"), f"function 22 writes one register, {word} has {word.registers}")
         elif self.scale_register is not None:
             yield Mistake(("write",), "what a write means would change with scale_register; say a `scale` instead")
-        elif self.write.fc is not None and (self.write.fc in (5, 15)) is not table.bits:
-            yield Mistake(("write", "fc"), f"function {self.write.fc} does not write a {table.value}")
-        elif self.write.fc in (6, 22) and word.registers > 1:
-            yield Mistake(("write", "fc"), f"function {self.write.fc} writes one register, {word} has {word.registers}")
+        elif shares and fc != 22:
+            way_out = "`fc = 22` changes its bits alone, if the device knows that function"
+            yield Mistake(("write",), f"a {word} shares its register with others: {way_out}")
+        elif fc is not None and (fc in (5, 15)) is not table.bits:
+            yield Mistake(("write", "fc"), f"function {fc} does not write a {table.value}")
+        elif word.registers > most:
+            many = "one register" if most == 1 else f"at most {most} registers"
+            key = ("write", "fc") if fc else ("write",)
+            yield Mistake(key, f"function {fc or 16} writes {many}, {word} has {word.registers}")
 
 
 class Forbidden(Settings, frozen=True, kw_only=True):

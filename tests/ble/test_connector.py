@@ -344,6 +344,22 @@ def test_fields_of_one_characteristic_are_one_subscription_and_one_sample(start:
     asyncio.run(main())
 
 
+def test_a_point_that_no_value_can_come_of_says_so(start: Start) -> None:
+    async def main() -> None:
+        points = [{"name": "pulse", "characteristic": "2a37"}, {"name": "battery", "characteristic": "2a19"}]
+        polled = device("belt", PROBE, connect={"mode": "poll", "interval": "5m"}, points=points)
+        async with start([polled]) as rig:
+            battery = "00002a19-0000-1000-8000-00805f9b34fb"
+            rig.bluez.give_gatt(PROBE, {PULSE: (b"", ["notify"]), battery: (b"\x63", ["read"])})
+            await rig.until(lambda: rig.bluez.scanning)
+            await rig.bluez.advertise(PROBE)
+            await rig.until(lambda: rig.values("belt", "battery") == [99])
+            assert rig.statuses("belt", "pulse") == [Status.CONFIG]
+            assert 'pulse cannot be read; mode = "notify" may do' in rig.reports[-1][2]
+
+    asyncio.run(main())
+
+
 def test_a_device_that_wants_to_be_paired_is_paired_where_that_is_asked(start: Start) -> None:
     async def main() -> None:
         async with start([device("probe", PROBE, connect={"mode": "notify", "pair": True}, points=POINTS)]) as rig:

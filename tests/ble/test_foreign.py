@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 
 import pytest
 
@@ -15,6 +16,7 @@ from gateway.errors import DecodeError, DeviceError
 from gateway.model import DeviceState, Status
 
 from .conftest import FRIDGE, RAW_V2, Rig, Start, device
+from .test_random import NOISE
 
 pytest.importorskip("bthome_ble", reason="the extra ble-decoders is not installed")
 
@@ -95,6 +97,37 @@ def test_a_package_that_logs_every_packet_logs_once(caplog: pytest.LogCaptureFix
         for last in range(1000):
             parser.hear(of_bthome(f"4003BF1302C4{last % 256:02x}"))
     assert len([record for record in caplog.records if record.name.startswith("bthome_ble")]) == 1
+
+
+FORMATS = {
+    "bthome-ble": DecoderName.BTHOME, "ruuvitag-ble": DecoderName.RUUVI, "xiaomi-ble": DecoderName.XIAOMI,
+    "govee-ble": DecoderName.GOVEE, "inkbird-ble": DecoderName.INKBIRD, "thermopro-ble": DecoderName.THERMOPRO,
+}  # fmt: skip
+
+
+def pelt(package: str, rounds: int) -> None:
+    rng = random.Random(package)
+    parser = Foreign(package, None)
+    for _ in range(rounds):
+        try:
+            decoded = parser.hear(NOISE[FORMATS[package]](rng))
+        except DecodeError:
+            continue
+        if decoded is not None:
+            assert not (decoded.encrypted and decoded.quantities)
+            assert all(q.value is not None and q.status is Status.GOOD for q in decoded.quantities)
+
+
+@pytest.mark.parametrize("package", FORMATS)
+def test_whatever_a_package_does_with_noise_only_a_decode_error_escapes(package: str) -> None:
+    pelt(package, 500)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("package", FORMATS)
+def test_a_million_random_advertisements_do_not_break_out_of_a_package(package: str) -> None:
+    pelt(package, 1_000_000)
 
 
 def test_a_package_that_raises_is_a_decode_error() -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import logging
+import math
 import struct
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -113,7 +114,7 @@ def _point(key: Any) -> str:
 
 def _value(native: Any) -> Value | None:
     """They say "error" as a text where a number would stand: that is no value."""
-    if native is None or native == "error":
+    if native is None or native == "error" or (isinstance(native, float) and not math.isfinite(native)):
         return None
     return native if isinstance(native, bool | int | float | str) else str(native)
 

@@ -88,7 +88,7 @@ class Session:
         self._busy = asyncio.Lock()
         self._peripheral: Peripheral | None = None
         self._online = False
-        self._refused = ""
+        self._refused = self._mute = ""
         """Why one of its characteristics gives no value; the others do."""
         self._failures = self._connects = self._reads = self._notified = self._writes = 0
 
@@ -154,6 +154,7 @@ class Session:
         async with self._busy:
             try:
                 peripheral = await self._open()
+                self._tell_mute(peripheral, ConnectMode.POLL)
                 await self._read(self._readable(peripheral))
             finally:
                 await self._close()
@@ -164,6 +165,7 @@ class Session:
             peripheral = await self._open()
             # read first: BlueZ tells the answer to a read as a notification too, once there is a subscription
             readable = self._readable(peripheral)
+            self._tell_mute(peripheral, mode)
             await self._read(readable)
             polled = readable
             if mode is ConnectMode.NOTIFY:
@@ -187,13 +189,26 @@ class Session:
         allowed = [(uuid, peripheral.properties(uuid)) for uuid in self._values]
         return [uuid for uuid, properties in allowed if properties is None or "read" in properties]
 
+    def _tell_mute(self, peripheral: Peripheral, mode: ConnectMode) -> None:
+        """Points that no value can come of: not readable, and not notified in this mode."""
+        mute: list[_Read] = []
+        self._mute = ""
+        for uuid, points in self._values.items():
+            allowed = peripheral.properties(uuid)
+            if allowed is not None and "read" not in allowed and not (mode is ConnectMode.NOTIFY and _speaks(allowed)):
+                mute += [_Read(point, None, Status.CONFIG) for point in points if point.write is None]
+        if mute:
+            names = ", ".join(each.point.name for each in mute)
+            self._mute = f"{names} cannot be read" + ('; mode = "notify" may do' if mode is ConnectMode.POLL else "")
+            self._emit(mute)
+
     async def _read(self, uuids: Sequence[str]) -> None:
         """One acquisition of several characteristics. Raises DeviceError when the device itself does not answer."""
         peripheral = self._peripheral
         if peripheral is None:
             raise DeviceError("the connection was lost", Status.DEVICE_OFFLINE)
         read: list[_Read] = []
-        self._refused = ""
+        self._refused = self._mute
         for uuid in uuids:
             try:
                 read += self._said(uuid, await peripheral.read(uuid))

@@ -63,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     modbus.add_argument("--baud", type=between(50, 4_000_000), default=9600, metavar="N", help="[%(default)s]")
     modbus.add_argument("--parity", choices=["N", "E", "O"], default="N", help="[%(default)s]")
     modbus.add_argument("--stop", type=int, choices=[1, 2], default=1, help="stop bits [%(default)s]")
+    modbus.add_argument("--ascii", action="store_true", help="Modbus ASCII, seven data bits, in place of RTU")
     modbus.add_argument("--rtu", action="store_true", help="RTU frames through TCP, as some serial servers want them")
     modbus.add_argument("--timeout", type=positive, default=0.5, metavar="S", help="[%(default)g]")
     modbus.add_argument("-c", "--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="[%(default)s]")
@@ -143,7 +144,8 @@ def _source(arguments: argparse.Namespace) -> _Source:
 
         line: dict[str, Any] = {"baud_rate": arguments.baud, "parity": arguments.parity, "stop_bits": arguments.stop}
         port = lasting(where.port)
-        return _Source(RtuBus(name="rs485", kind="modbus-rtu", port=port, timeout=arguments.timeout, **line))
+        line |= {"kind": "modbus-ascii", "data_bits": 7} if arguments.ascii else {"kind": "modbus-rtu"}
+        return _Source(RtuBus(name="rs485", port=port, timeout=arguments.timeout, **line))
     if ":" not in where.text and "." not in where.text and arguments.config.exists():
         from gateway.config.load import check
 

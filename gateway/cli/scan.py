@@ -75,6 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     modbus.add_argument("--baud", type=between(50, 4_000_000), nargs="+", metavar="N", help="[the usual ones, in turn]")
     modbus.add_argument("--parity", choices=["N", "E", "O"], nargs="+", help="[N and E with the usual rates, else all]")
     modbus.add_argument("--stop", type=int, choices=[1, 2], default=1, help="stop bits [%(default)s]")
+    modbus.add_argument("--ascii", action="store_true", help="Modbus ASCII, seven data bits, in place of RTU")
     modbus.add_argument("--units", type=_units, metavar="LIST", help="1,5,10-20 [1-247, the likely ones first]")
     modbus.add_argument("--timeout", type=positive, metavar="S", help="wait for each answer [0.1, for a host 0.5]")
 
@@ -185,7 +186,9 @@ def _ble(arguments: argparse.Namespace) -> Scan:
             ble.COLUMNS,
             ble.rows(found),
             ble.to_toml(found, arguments.adapter) if usable else "",
-            () if usable or not found else ("None of these speaks a format that is known here; a decoder `package` may know it.",),
+            ()
+            if usable or not found
+            else ("None of these speaks a format that is known here; a decoder `package` may know it.",),
         )
 
     return Scan(

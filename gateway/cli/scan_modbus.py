@@ -28,10 +28,12 @@ def scan(arguments: argparse.Namespace) -> Scan:
         settings = _settings(arguments, candidates.SETTINGS)
         timeout_s = arguments.timeout or candidates.TIMEOUT_S
         port = lasting(where.port)
-        steps = candidates.port_steps(port, settings, units or candidates.UNITS, timeout_s, arguments.stop)
+        steps = candidates.port_steps(
+            port, settings, units or candidates.UNITS, timeout_s, arguments.stop, arguments.ascii
+        )
         tries, asked = f" at {count(len(settings), 'setting')}", len(units or candidates.UNITS)
-    elif arguments.baud or arguments.parity:
-        arguments.wrong("--baud and --parity go with a serial port")
+    elif arguments.baud or arguments.parity or arguments.ascii:
+        arguments.wrong("--baud, --parity and --ascii go with a serial port")
     else:
         steps = candidates.host_steps(where.host, where.tcp_port, units, arguments.timeout or candidates.TCP_TIMEOUT_S)
         tries, asked = "", len({unit for step in steps for unit in step.units})
@@ -100,7 +102,10 @@ def _found(result: Result, target: str) -> Found:
         remarks.append(f"A ready-made map?  gateway profiles search {printable(told.split()[0])}")
     if result.findings:
         first = result.findings[0]
-        line = f" --baud {first.bus.baud_rate} --parity {first.bus.parity}" if isinstance(first.bus, RtuBus) else ""
+        line = " --rtu" if first.bus.kind == "modbus-rtu-over-tcp" else ""
+        if isinstance(first.bus, RtuBus):
+            line = f" --baud {first.bus.baud_rate} --parity {first.bus.parity}"
+            line += " --ascii" if first.bus.kind == "modbus-ascii" else ""
         table = " --register input" if first.answer.startswith(findings.INPUT) else ""
         remarks.append(f"What do its registers mean?  gateway read modbus {target}{line} --unit {first.unit}{table}")
     return Found(("unit", "at", "who", "answer"), rows, findings.paste(result.findings), tuple(remarks))

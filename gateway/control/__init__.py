@@ -1,1 +1,1 @@
-"""The local door: a unix socket through which `gateway status`, `tail` and `write` reach the running daemon."""
+"""The local door: a unix socket through which `gateway status`, `tail`, `trace` and `read` reach the running daemon."""

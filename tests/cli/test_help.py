@@ -55,7 +55,7 @@ def test_a_terminal_without_unicode_is_no_obstacle() -> None:
         (("scan", "modbus", "h", "--units", "1-x"), "no range such as 1-247"),
         (("scan", "modbus", "h", "--units", "9-3"), "a range runs upwards"),
         (("scan", "modbus", "h", "--units", "256"), "units are 0 to 255"),
-        (("scan", "modbus", "h", "--baud", "9600"), "go with a serial port"),
+        (("scan", "modbus", "h", "--baud", "9600"), "and --ascii go with a serial port"),
         (("scan", "modbus", "h:70000"), "from 1 to 65535"),
         (("scan", "modbus", "10.0.0.0/8"), "more than 1,024 addresses"),
         (("scan", "modbus", "dev/ttyUSB0"), "neither a port such as /dev/ttyUSB0 nor a network"),

@@ -16,6 +16,7 @@ from gateway.clock import SystemClock
 from gateway.connectors.modbus.candidates import LIKELY, LIKELY_TCP, SETTINGS, Step, host_steps, longest_s, port_steps
 from gateway.connectors.modbus.config import ModbusDevice, RtuBus, TcpBus
 from gateway.connectors.modbus.findings import Finding, paste
+from gateway.connectors.modbus.framing import ASCII
 from gateway.connectors.modbus.scan import Progress, Result, Scan, scan_network
 from gateway.connectors.modbus.sunspec import Found, Model
 from gateway.errors import LinkError
@@ -254,3 +255,11 @@ def test_a_sunspec_device_pastes_as_the_profile_that_fits_its_models(models: tup
     found = Found(40000, tuple(Model(number, 40004, 66) for number in models), ())
     (device,) = tomllib.loads(paste([Finding(host_steps("h")[0].bus, 1, "ok", "", found)]))["device"]
     assert device["profile"] == profile
+
+
+def test_ascii_is_tried_with_seven_data_bits_where_it_is_asked_for(tmp_path: Path) -> None:
+    with Slave(tmp_path, units=(3,), framing=ASCII) as slave:
+        result = asyncio.run(scanned(port_steps(str(slave.path), [(9600, "N")], (1, 3), 0.3, ascii_=True)))
+    assert [(finding.bus.kind, finding.unit) for finding in result.findings] == [("modbus-ascii", 3)]
+    (bus,) = tomllib.loads(paste(result.findings))["bus"]
+    assert (bus["kind"], bus["data_bits"]) == ("modbus-ascii", 7)

@@ -54,12 +54,14 @@ def port_steps(
     units: Sequence[int] = UNITS,
     timeout_s: float = TIMEOUT_S,
     stop_bits: Literal[1, 2] = 1,
+    ascii_: bool = False,
 ) -> list[Step]:
-    """Every setting with the likely units, then with the others."""
+    """Every setting with the likely units, then with the others. ASCII has seven data bits where it is met."""
     buses = [
         RtuBus(
             name="rs485",
-            kind="modbus-rtu",
+            kind="modbus-ascii" if ascii_ else "modbus-rtu",
+            data_bits=7 if ascii_ else 8,
             port=port,
             baud_rate=baud_rate,
             parity=parity,
@@ -99,5 +101,5 @@ def longest_s(steps: Iterable[Step]) -> float:
 def named(bus: AnyBus) -> str:
     """`9600 8N1`, or `192.168.1.50:502`."""
     if isinstance(bus, RtuBus):
-        return f"{bus.baud_rate} 8{bus.parity}{bus.stop_bits}"
+        return f"{bus.baud_rate} {bus.data_bits}{bus.parity}{bus.stop_bits}"
     return f"{bus.host}:{bus.tcp_port}"

@@ -30,7 +30,9 @@ class Finding(NamedTuple):
 
 def bus_toml(bus: AnyBus, name: str) -> list[str]:
     """The table of a bus, as far as it was found out."""
-    keys = ("port", "baud_rate", "parity", "stop_bits") if isinstance(bus, RtuBus) else ("host", "tcp_port")
+    keys: tuple[str, ...] = ("host", "tcp_port")
+    if isinstance(bus, RtuBus):
+        keys = ("port", "baud_rate", "parity", "stop_bits", *(["data_bits"] if bus.data_bits != 8 else []))
     lines = ["[[bus]]", f"name = {toml(name)}", f"kind = {toml(bus.kind)}"]
     return [*lines, *(f"{key} = {toml(getattr(bus, key))}" for key in keys)]
 

@@ -426,16 +426,16 @@ class World:
         there was no time to give others to what is un-acked, that takes the mark for an ack."""
         witness, now, found = self.witness, self.clock.monotonic(), set()
         for name in self._told_to_nobody(memory):
-            stream = self.buffer._shelf.streams.get(name)
-            if stream is None or not stream.waiting:
-                continue
+            stream, mark = self.buffer._shelf.streams.get(name), self.buffer._shelf.distrusted[name]
+            if not (stream.waiting if stream is not None else not self.buffer._committer.opened):
+                continue  # given away, as far as the disk can be read
             self.seen["a copy's stream could not be given away in time"] += 1
             late = now - max(witness.distrusted[name], self.started_s) > self.thread.busy_s(now) + 0.01
             known = power or self.plan.ring_size is None or name in witness.no_room
             if not known or (late and not self.disk_failed and not self.platter.broken):
                 witness.violations.append(f"{name} was not given away in time")
             numbered = witness.made.get(name, {})
-            found |= {n for seq in numbered if seq > stream.mark for n in self._rows_of(name, seq)}
+            found |= {n for seq in numbered if seq > mark for n in self._rows_of(name, seq)}
         return found
 
     def _sent_and_unsafe(self) -> set[int]:

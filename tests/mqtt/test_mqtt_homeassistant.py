@@ -13,6 +13,7 @@ import pytest
 from conftest import Rig, device, eventually  # type: ignore[import-not-found]
 
 from gateway.codec.path import ABSENT
+from gateway.connectors.mqtt import connector as connector_module
 from gateway.connectors.mqtt.mapping import Mapped, Mapper
 from gateway.connectors.mqtt.templates import Refused, Template
 from gateway.errors import DecodeError
@@ -317,5 +318,19 @@ def test_what_is_announced_is_heard_through_a_real_broker_also_by_the_next_conne
         async with rig.running(line()):
             await rig.publish(BEDROOM["state_topic"], '{"temperature": 22}')
             await eventually(lambda: rig.store.values() == [20, 21, 22], "the announcement was not forgotten")
+
+    asyncio.run(scenario())
+
+
+def test_who_announces_without_end_is_not_listened_to_without_end(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connector_module, "_MOST_TOPICS", 5)
+
+    async def scenario() -> None:
+        connector = rig.connector(HOUSE)
+        async with rig.running(connector):
+            for number in range(20):
+                await rig.publish("homeassistant/sensor/w/t/config", json.dumps({"state_topic": f"w/{number}"}))
+            await eventually(lambda: "…" in connector.status()["refused_subscriptions"], "it is told")
+            assert len(connector._listening) <= 5
 
     asyncio.run(scenario())

@@ -13,7 +13,7 @@ from conftest import Rig, device, eventually  # type: ignore[import-not-found]
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.connectors.mqtt import tahu
+from gateway.connectors.mqtt import sparkplug, tahu
 from gateway.connectors.mqtt.mapping import Mapped, Mapper
 from gateway.connectors.mqtt.sparkplug import REBIRTH
 from gateway.errors import DecodeError
@@ -235,3 +235,12 @@ def test_a_node_that_is_not_known_is_asked_for_its_birth_through_a_real_broker(r
         node.loop_stop()
 
     asyncio.run(scenario())
+
+
+def test_what_nodes_announce_is_bounded_and_each_birth_replaces_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sparkplug, "MAX_METRICS", 30)
+    mapper = Mapper([device(**PRESS)])
+    for _ in range(5):
+        assert say(mapper, "NBIRTH", "DBIRTH").samples
+    other = mapper.map(b"spBv1.0/Plant/DBIRTH/other/x", MESSAGE["DBIRTH"], False, 5, None)
+    assert "more than 30 metrics" in other.rejected[0]

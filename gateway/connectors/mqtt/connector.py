@@ -63,6 +63,8 @@ _REPEAT_S = 60.0
 _KEPT_REJECTS = 5
 _MOST_TOLD = 100
 """Different reasons in the log of one connection; all are counted."""
+_MOST_TOPICS = 10_000
+"""Of one connection: who announces without end is not listened to without end."""
 _NO_SUBSCRIBER = 0x10
 """MQTT 5.0, 3.4.2.1: accepted, and nobody has subscribed."""
 _MACHINE_ID = Path("/etc/machine-id")
@@ -393,6 +395,9 @@ class MqttConnector:
         """What devices say of themselves has consequences."""
         if mapped.subscribe:
             fresh = [each for each in self._mapper.uncovered(mapped.subscribe) if each not in self._listening]
+            if len(self._listening) + len(fresh) > _MOST_TOPICS:
+                self._refused["…"] = f"more than {_MOST_TOPICS} topics are announced"
+                fresh = []
             self._listening.update(fresh)
             self._announced.update(dict.fromkeys(fresh))
             if fresh:

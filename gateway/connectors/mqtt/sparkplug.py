@@ -24,8 +24,8 @@ from gateway.errors import DecodeError
 from gateway.model import Status, Value
 
 MAX_NODES = 1_000
-_MAX_ALIASES = 20_000
-"""Of one node."""
+MAX_METRICS = 50_000
+"""Whose meaning is remembered, of all nodes together: about 20 MB."""
 _REBIRTH_NS = 30 * 10**9
 """Between two requests to one node."""
 REBIRTH = "Node Control/Rebirth"
@@ -116,10 +116,26 @@ class Host:
         if kind.endswith("BIRTH"):
             if kind == "DBIRTH":
                 node.devices.add(edge[2])
-            _learn(node, edge[2], said)
+            self._learn(node, edge[2], said)
         facts, unread = _facts(node, edge[2], said)
         trouble = trouble or unread
         return Heard(edge, facts, (), bool(trouble) and _may_ask(node, at_ns), trouble)
+
+    def _learn(self, node: _Node, device: str, said: Payload) -> None:
+        """The birth of a node or device: what its aliases and names mean from now on. Raises DecodeError."""
+        for alias in [alias for alias, meaning in node.aliases.items() if meaning.device == device]:
+            del node.aliases[alias]
+        for key in [key for key in node.names if key[0] == device]:
+            del node.names[key]
+        if sum(len(each.names) for each in self._nodes.values()) + len(said.metrics) > MAX_METRICS:
+            raise DecodeError(f"more than {MAX_METRICS} metrics on this broker")
+        for metric in said.metrics:
+            if metric.name is None or metric.datatype is None:
+                continue
+            meaning = _Meaning(device, metric.name, metric.datatype, metric.unit)
+            node.names[device, metric.name] = meaning
+            if metric.alias is not None:
+                node.aliases[metric.alias] = meaning
 
 
 _KINDS = (frozenset(("NBIRTH", "NDATA", "NDEATH")), frozenset(("DBIRTH", "DDATA", "DDEATH")))
@@ -162,21 +178,6 @@ def _bd_seq(said: Payload) -> int | None:
             found, _ = tahu.value(metric, metric.datatype)
             return found if isinstance(found, int) else None
     return None
-
-
-def _learn(node: _Node, device: str, said: Payload) -> None:
-    """The birth of a node or device: what its aliases and names mean from now on."""
-    for alias in [alias for alias, meaning in node.aliases.items() if meaning.device == device]:
-        del node.aliases[alias]
-    for key in [key for key in node.names if key[0] == device]:
-        del node.names[key]
-    for metric in said.metrics:
-        if metric.name is None or metric.datatype is None or len(node.names) >= _MAX_ALIASES:
-            continue
-        meaning = _Meaning(device, metric.name, metric.datatype, metric.unit)
-        node.names[device, metric.name] = meaning
-        if metric.alias is not None:
-            node.aliases[metric.alias] = meaning
 
 
 def _facts(node: _Node, device: str, said: Payload) -> tuple[list[Fact], str]:

@@ -218,6 +218,16 @@ def test_the_bridge_of_zigbee2mqtt_speaks_for_all_its_devices() -> None:
     assert not mapper.devices["group_hall"].offline
 
 
+@pytest.mark.parametrize("config", [{"name": "{device}", "topic": "zigbee2mqtt/{device}"},
+                                    {"name": "lamp", "topic": "zigbee2mqtt/lamp"}])  # fmt: skip
+def test_a_bridge_that_is_there_is_no_sign_of_life_of_its_devices(config: dict[str, Any]) -> None:
+    mapper = Mapper([device(format="zigbee2mqtt", **config)])
+    heard(mapper, "zigbee2mqtt/lamp", {"state": "ON"}, retained=True)
+    assert heard(mapper, "zigbee2mqtt/bridge/state", {"state": "online"}).changes == []
+    (change,) = heard(mapper, "zigbee2mqtt/lamp/availability", {"state": "online"}).changes
+    assert change.state is DeviceState.ONLINE
+
+
 def test_sensors_behind_a_shelly_gateway_and_a_full_status() -> None:
     # shelly-api-docs.shelly.cloud, "BTHomeSensor", "BTHomeDevice", "Notifications"
     mapper = Mapper([device(topic="gw/events/rpc", format="shelly")])

@@ -41,6 +41,8 @@ class _Target(NamedTuple):
 
     rule: Rule
     will: bool
+    own: bool = True
+    """A will that speaks for this device alone: `online` is then a sign of its life."""
 
 
 class _Route(NamedTuple):
@@ -53,6 +55,7 @@ class _Route(NamedTuple):
     will: bool
     topic: str
     tail: str
+    own: bool
 
 
 class Mapper:
@@ -77,9 +80,10 @@ class Mapper:
             else:
                 self._topics.add(Template.of(device.topic), _Target(rule, False))
                 wills = device.wills
-                for will in availability(device.format, device.topic) if wills is None else wills:
+                named = availability(device.format, device.topic) if wills is None else wills
+                for number, will in enumerate(named):
                     template = Template.of(will)
-                    self._topics.add(template, _Target(rule, True))
+                    self._topics.add(template, _Target(rule, True, own=number == 0))
                     filters.append(template.filter)
         self._configured = reduced(filters)
         self._wide = tuple(each for each in self._configured if "+" in each or "#" in each)
@@ -167,7 +171,7 @@ class Mapper:
         trouble = ""
         seen: set[tuple[int, bool]] = set()
         for match in self._topics.match(topic):
-            rule, will = match.value
+            rule, will, own = match.value
             heard = None
             if not (self._for_several(rule, match.captures) if will else rule.spread):
                 try:
@@ -178,7 +182,7 @@ class Mapper:
             key = (id(heard or rule), will)
             if key not in seen:
                 seen.add(key)
-                routes.append(_Route(rule, heard, match.captures, will, topic, match.tail))
+                routes.append(_Route(rule, heard, match.captures, will, topic, match.tail, own and heard is not None))
         # an availability topic that a wide filter also takes for readings is availability
         wills = {id(route.rule) for route in routes if route.will}
         resolved = tuple(route for route in routes if route.will or id(route.rule) not in wills), trouble
@@ -203,7 +207,7 @@ class Mapper:
         for heard in some:
             if not living:
                 heard.gone(route.topic, "its last will says so", at_ns, origin, into)
-            elif route.heard is not None or route.topic in heard.down:
+            elif route.own or route.topic in heard.down:
                 heard.rises(route.topic, into)
 
     def _spread(

@@ -12,16 +12,17 @@ Invariants:
   for one probe after 30 s, 60 s, … 5 min. The first success ends that, and everything of the device is due at once.
 - While one device lives, the probes of all others together take no more than `PROBE_SHARE` of the time.
 
-What waits for its time lies in a heap, so that a thousand jobs cost a turn no more than ten. Only what is due and has
-not been done is looked at one by one: little, or the bus is overloaded and a turn is long.
+What waits for its time lies in a heap, what is due in one heap for each interval, where the latest is the one that was
+due first: a thousand jobs cost a turn no more than ten, on an overloaded bus too.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from enum import Enum, auto
+from itertools import chain
 from typing import Generic, NamedTuple, TypeVar
 
 from gateway.model import DeviceState
@@ -61,10 +62,14 @@ class Job(Generic[W]):
         self.tries = 0
         """How often it was tried again for this due time."""
         self.ticket = 0
-        """Of its one valid entry in the heap; 0 when it has none."""
+        """Of its one valid entry in the heaps; others are left over."""
 
     def lateness(self, now: float) -> float:
         return (now - self.due) / self.interval
+
+
+_Entry = tuple[float, int, Job[W]]
+"""When, ticket, job: two of them never compare jobs."""
 
 
 class Next(NamedTuple, Generic[W]):
@@ -91,9 +96,11 @@ class Schedule(Generic[W]):
         self._states = Counter({DeviceState.WAITING: len(self._breakers)})
         self._of: dict[str, list[Job[W]]] = {device: [] for device in self._breakers}
         self._tickets = 0
-        self._later: list[tuple[float, int, Job[W]]] = []
-        self._due: dict[Job[W], None] = {}
-        """What has come and waits, oldest first."""
+        self._later: list[_Entry[W]] = []
+        self._due: dict[float, list[_Entry[W]]] = {}
+        """By interval."""
+        self._resting: deque[tuple[int, Job[W]]] = deque()
+        """Due, of devices that are offline."""
         self._probes: list[tuple[float, str]] = []
         self._probed_at = 0.0
         self._probes_from = now
@@ -106,14 +113,13 @@ class Schedule(Generic[W]):
     def pick(self, now: float, free_at: Callable[[str], float]) -> Next[W] | None:
         """What to do now; `free_at(device)` is when its device may be asked. None: nothing, see `next_at`."""
         self._come(now)
-        best: Job[W] | None = None
-        latest = 0.0
-        for job in self._due:
-            if self._breakers[job.device].state is DeviceState.OFFLINE:
-                return Next(Turn.OFFLINE, job)
-            lateness = job.lateness(now)
-            if (best is None or lateness > latest) and free_at(job.device) <= now:
-                best, latest = job, lateness
+        while self._resting:
+            ticket, resting = self._resting[0]
+            if ticket == resting.ticket:
+                return Next(Turn.OFFLINE, resting)
+            self._resting.popleft()
+        ready = [job for heap in self._due.values() if (job := self._first(heap, now, free_at)) is not None]
+        best = max(ready, key=lambda job: job.lateness(now), default=None)
         if self._probes_from <= now or self.all_offline():
             device = self._probe(now, free_at)
             if device is not None:
@@ -127,10 +133,10 @@ class Schedule(Generic[W]):
 
     def next_at(self, free_at: Callable[[str], float]) -> float:
         """When `pick` may have something; infinity without jobs."""
-        moment = float("inf")
-        for job in self._due:
-            resting = self._breakers[job.device].state is DeviceState.OFFLINE
-            moment = min(moment, job.due if resting else free_at(job.device))
+        moment = min((job.due for ticket, job in self._resting if ticket == job.ticket), default=float("inf"))
+        for _, ticket, job in chain.from_iterable(self._due.values()):
+            if ticket == job.ticket:
+                moment = min(moment, free_at(job.device))
         while self._later and self._later[0][1] != self._later[0][2].ticket:
             heapq.heappop(self._later)
         if self._later:
@@ -174,7 +180,6 @@ class Schedule(Generic[W]):
             at = jobs.index(job)
             jobs[at : at + 1] = others
         job.ticket = 0
-        self._due.pop(job, None)
         for each in others:
             each.due, each.origin = job.due, job.origin
             self._file(each)
@@ -201,6 +206,8 @@ class Schedule(Generic[W]):
         if breaker.failures >= FAILURES_TO_REST:
             self._enter(breaker, DeviceState.OFFLINE)
             self._probe_at(device, now + breaker.probe_after)
+            for job in self._of[device] if breaker.state is not was else ():
+                self._file(job)
         else:
             self._enter(breaker, DeviceState.FAILING)
         return breaker.state is not was
@@ -221,8 +228,7 @@ class Schedule(Generic[W]):
         breaker.state = state
 
     def _file(self, job: Job[W]) -> None:
-        """Puts a job where its time is."""
-        self._due.pop(job, None)
+        """Puts a job where its time is; its entry elsewhere no longer counts."""
         self._tickets += 1
         job.ticket = self._tickets
         heapq.heappush(self._later, (max(job.due, job.not_before), job.ticket, job))
@@ -233,9 +239,29 @@ class Schedule(Generic[W]):
     def _come(self, now: float) -> None:
         while self._later and self._later[0][0] <= now:
             _, ticket, job = heapq.heappop(self._later)
-            if ticket == job.ticket:
-                job.ticket = 0
-                self._due[job] = None
+            if ticket != job.ticket:
+                continue
+            if self._breakers[job.device].state is DeviceState.OFFLINE:
+                self._resting.append((ticket, job))
+            else:
+                heapq.heappush(self._due.setdefault(job.interval, []), (job.due, ticket, job))
+
+    @staticmethod
+    def _first(heap: list[_Entry[W]], now: float, free_at: Callable[[str], float]) -> Job[W] | None:
+        """Which of one interval has waited longest, of those whose device may be asked; few may not."""
+        passed = []
+        found = None
+        while heap and found is None:
+            _, ticket, job = heap[0]
+            if ticket != job.ticket:
+                heapq.heappop(heap)
+            elif free_at(job.device) <= now:
+                found = job
+            else:
+                passed.append(heapq.heappop(heap))
+        for entry in passed:
+            heapq.heappush(heap, entry)
+        return found
 
     def _probe_at(self, device: str, at: float) -> None:
         self._breakers[device].probe_at = at

@@ -101,7 +101,7 @@ class Show:
             kept, names, gone = without_nonsense(drawn, headings(order))
             self._table(names, [line.cells for line in kept])
             left += gone
-        if left:
+        if left and len(wanted) == 1:
             self._console.print(f"Left out, nothing in them makes sense: {', '.join(left)}", style="dim")
         if found.marks:
             sure = sum(mark.sure for mark in found.marks)

@@ -14,7 +14,8 @@ from conftest import Rig, device, eventually  # type: ignore[import-not-found]
 
 from gateway.codec.path import ABSENT
 from gateway.connectors.mqtt import connector as connector_module
-from gateway.connectors.mqtt.mapping import Mapped, Mapper
+from gateway.connectors.mqtt.devices import Mapped
+from gateway.connectors.mqtt.mapping import Mapper
 from gateway.connectors.mqtt.templates import Refused, Template
 from gateway.errors import DecodeError
 from gateway.model import DeviceState, Sample, Status

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from conftest import Rig, device, eventually  # type: ignore[import-not-found]
 
-from gateway.connectors.mqtt.mapping import Mapped, Mapper, publication
+from gateway.connectors.mqtt.devices import Mapped
+from gateway.connectors.mqtt.mapping import Mapper
+from gateway.connectors.mqtt.writing import publication
 from gateway.model import DeviceState, Sample, Status
 from gateway.testing.broker import Mosquitto
 

@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.connectors.mqtt.config import ANNOUNCED_FORMATS, Format, TimeFormat
+from gateway.connectors.mqtt.devices import MAX_AUTO_POINTS, MAX_DEVICES, Mapped
 from gateway.connectors.mqtt.formats import document, scalar, time_ms
-from gateway.connectors.mqtt.mapping import MAX_AUTO_POINTS, MAX_DEVICES, Mapped, Mapper, publication
+from gateway.connectors.mqtt.mapping import Mapper
+from gateway.connectors.mqtt.writing import publication
 from gateway.errors import DecodeError
 from gateway.model import DeviceState, Sample, Status
 

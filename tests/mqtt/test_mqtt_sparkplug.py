@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.connectors.mqtt import sparkplug, tahu
-from gateway.connectors.mqtt.mapping import Mapped, Mapper
+from gateway.connectors.mqtt.devices import Mapped
+from gateway.connectors.mqtt.mapping import Mapper
 from gateway.connectors.mqtt.sparkplug import REBIRTH
 from gateway.errors import DecodeError
 from gateway.model import DeviceState, Sample, Status

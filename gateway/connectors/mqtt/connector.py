@@ -38,9 +38,10 @@ import msgspec
 from gateway.connectors.base import Emit, Tools
 from gateway.connectors.mqtt.acks import Acks
 from gateway.connectors.mqtt.config import MqttBus, MqttDevice
+from gateway.connectors.mqtt.devices import Mapped
 from gateway.connectors.mqtt.frames import Publish
 from gateway.connectors.mqtt.link import Link, Session, connected, subscriptions
-from gateway.connectors.mqtt.mapping import Mapped, Mapper
+from gateway.connectors.mqtt.mapping import Mapper
 from gateway.connectors.mqtt.sparkplug import REBIRTH
 from gateway.connectors.mqtt.tahu import Type, encode
 from gateway.errors import CommandError, LinkError

@@ -244,7 +244,7 @@ class Discovery:
 
 
 def _remove(where: dict[bytes, list[Any]], topic: bytes, what: Any) -> None:
-    left = [each for each in where.get(topic, ()) if each is not what and each != what]
+    left = [each for each in where.get(topic, ()) if each != what]
     if left:
         where[topic] = left
     else:

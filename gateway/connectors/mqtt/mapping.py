@@ -21,15 +21,13 @@ from gateway.codec.path import ABSENT, Path, leaves
 from gateway.connectors.mqtt import ttn
 from gateway.connectors.mqtt.announced import Announced
 from gateway.connectors.mqtt.config import Format, MqttDevice, TimeFormat, subscribed
-from gateway.connectors.mqtt.devices import MAX_AUTO_POINTS, MAX_DEVICES, Change, Fleet, Heard, Mapped, Rule, rule_of
+from gateway.connectors.mqtt.devices import MAX_AUTO_POINTS, Change, Fleet, Heard, Mapped, Rule, rule_of
 from gateway.connectors.mqtt.edges import PREFIX, Edges
 from gateway.connectors.mqtt.formats import alive, availability, document, is_reading, scalar, time_ms, unit
 from gateway.connectors.mqtt.topics import Template, Topics, covers, placeholders, reduced
 from gateway.connectors.mqtt.writing import Publication, publication
 from gateway.errors import DecodeError
 from gateway.model import DeviceState, Json, Origin, Sample, Status, Value
-
-__all__ = ["MAX_AUTO_POINTS", "MAX_DEVICES", "Change", "Heard", "Mapped", "Mapper", "Publication", "publication"]
 
 _MAX_ROUTES = 4_096
 """Topics whose devices are remembered; forgotten all at once when there are more."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,14 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_too_few_bytes_do_not_open() -> None:
     assert BindKey(bytes(16)).open(bytes(13), b"abc") is None
+
+
+def test_without_the_package_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("cryptography.hazmat.primitives.ciphers", "cryptography.hazmat.primitives.ciphers.aead"):
+        monkeypatch.setitem(sys.modules, module, None)
+    for kind in (BindKey, ResolvingKey):
+        with pytest.raises(DeviceError, match="ble-keys"):
+            kind(bytes(16))
 
 
 # ── recordings ───────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -83,6 +83,7 @@ class _Assembly:
         self.mistakes: list[Mistake] = []
         self.tables: dict[KeyPath, Table] = {}
         self._buses = self._rows("bus")
+        self._bus_numbers = {row["name"]: n for n, row in reversed(self._buses) if isinstance(row.get("name"), str)}
         self._templates = self._rows("template")
         self._kinds = {i: kind for i, raw in self._buses if (kind := self._kind(i, raw)) is not None}
         self._bus_of: dict[int, int] = {}
@@ -323,8 +324,7 @@ class _Assembly:
 
     def _bus(self, i: int, raw: Mapping[str, Any]) -> int | None:
         """The bus that a device refers to, or probably means: so that the rest of it can be checked all the same."""
-        numbers = {row["name"]: n for n, row in reversed(self._buses) if isinstance(row.get("name"), str)}
-        name = raw.get("bus")
+        numbers, name = self._bus_numbers, raw.get("bus")
         if name is None:
             # the shape that fits best will say that `bus` is missing, and what else is wrong
             strange = {n: sum(word not in _words(kind.device) for word in raw) for n, kind in self._kinds.items()}

@@ -28,7 +28,7 @@ from gateway.testing.broker import Mosquitto
 from gateway.testing.process import end_with_parent
 
 HERE = Path(__file__).parent
-_READY_S = 20.0
+_READY_S = 60.0
 
 
 class Tool:

@@ -14,7 +14,7 @@ import pytest
 import trustme
 from conftest import Rig, eventually  # type: ignore[import-not-found]
 
-from gateway.connectors.mqtt.connector import default_client_id
+from gateway.connectors.mqtt.access import default_client_id
 from gateway.errors import CommandError, LinkError
 from gateway.model import DeviceState, Outcome, Status, Write
 from gateway.testing.broker import Mosquitto, program

@@ -27,21 +27,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Sequence
 from functools import partial
 from hashlib import blake2b
-from pathlib import Path
 
 import msgspec
 
 from gateway.connectors.base import Emit, Tools
+from gateway.connectors.mqtt.access import default_client_id
 from gateway.connectors.mqtt.acks import Acks
 from gateway.connectors.mqtt.config import MqttBus, MqttDevice
 from gateway.connectors.mqtt.devices import Mapped
 from gateway.connectors.mqtt.frames import Publish
 from gateway.connectors.mqtt.link import Link, Session, connected, subscriptions
-from gateway.connectors.mqtt.mapping import Mapper
+from gateway.connectors.mqtt.memory import Memory
 from gateway.connectors.mqtt.sparkplug import REBIRTH
 from gateway.connectors.mqtt.tahu import Type, encode
 from gateway.errors import CommandError, LinkError
@@ -61,31 +60,12 @@ _PATIENCE_S = 0.05
 """Half of that waits and nothing moves for so long: it is not left to the acks of the uplink."""
 _REPEAT_S = 60.0
 """How often is told again what is bad and goes on being so."""
-_KEPT_REJECTS = 5
 _MOST_TOLD = 100
 """Different reasons in the log of one connection; all are counted."""
 _MOST_TOPICS = 10_000
 """Of one connection: who announces without end is not listened to without end."""
 _NO_SUBSCRIBER = 0x10
 """MQTT 5.0, 3.4.2.1: accepted, and nobody has subscribed."""
-_MACHINE_ID = Path("/etc/machine-id")
-
-
-class Memory:
-    """What one connector of a bus leaves to the next."""
-
-    def __init__(self, devices: Sequence[MqttDevice]) -> None:
-        self.mapper = Mapper(devices)
-        self.gone_since: float | None = None
-        """Monotonic: since when the broker is out of reach."""
-        self.cut_off = False
-        """And that has been told of every point."""
-        self.listened = False
-        """This process has subscribed before: it has had the broker's stored copies."""
-        self.messages = self.unmatched = self.rejected = 0
-        self.last_rejects: deque[str] = deque(maxlen=_KEPT_REJECTS)
-        self.refused: dict[str, None] = {}
-        """Parts of announcements that are not read, in sentences."""
 
 
 class Successors:
@@ -432,16 +412,3 @@ def _redelivered(sample: Sample) -> Sample:
     said = sample.status or (Status.GOOD,) * len(sample.values)
     marked = tuple([Status.REDELIVERED if status is Status.GOOD else status for status in said])
     return msgspec.structs.replace(sample, status=marked)
-
-
-def default_client_id(bus_name: str) -> str:
-    """The same at every start of this machine, another one on every other machine."""
-    try:
-        machine = _MACHINE_ID.read_text().strip()
-    except OSError:
-        machine = ""
-    return (
-        f"gateway-{bus_name}-{blake2b(machine.encode(), digest_size=4).hexdigest()}"
-        if machine
-        else f"gateway-{bus_name}"
-    )

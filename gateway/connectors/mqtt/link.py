@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -30,6 +29,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from gateway.connectors.hosts import UNREACHABLE, unanswered, unreachable
+from gateway.connectors.mqtt.access import context, password
 from gateway.connectors.mqtt.config import MqttBus
 from gateway.connectors.mqtt.frames import PING, PINGREQ, Cutter, Publish, pubacks
 from gateway.connectors.mqtt.sockets import Client, Wire
@@ -122,7 +122,7 @@ class Link(asyncio.Protocol):
         session = None
         try:
             async with asyncio.timeout(bus.connect_timeout):
-                await self._loop.create_connection(lambda: self, bus.host, bus.broker_port, ssl=_context(bus))
+                await self._loop.create_connection(lambda: self, bus.host, bus.broker_port, ssl=context(bus))
                 self._hello()
                 session = await asyncio.shield(self._connack)
                 return session
@@ -381,16 +381,6 @@ class Link(asyncio.Protocol):
         self._hang_up()
 
 
-def _context(bus: MqttBus) -> ssl.SSLContext | None:
-    """Raises OSError, also for what is wrong with the files."""
-    if bus.tls is None:
-        return None
-    context = ssl.create_default_context(cafile=bus.tls.cafile)
-    if bus.tls.certfile is not None:
-        context.load_cert_chain(bus.tls.certfile, bus.tls.keyfile)
-    return context
-
-
 def subscriptions(filters: int) -> int:
     """How many packets, each answered within `connect_timeout`, so many filters take."""
     return -(-filters // _FILTERS)
@@ -401,7 +391,7 @@ async def connected(bus: MqttBus, client_id: str, persistent: bool, boot_ns: Cal
 
     Raises LinkError; cancelling is safe.
     """
-    secret = _password(bus)
+    secret = password(bus)
     link = Link(bus, Options(client_id, secret, bus.version != "3.1.1", persistent), boot_ns)
     try:
         return link, await link.connect()
@@ -410,13 +400,3 @@ async def connected(bus: MqttBus, client_id: str, persistent: bool, boot_ns: Cal
             raise
     link = Link(bus, Options(client_id, secret, False, persistent), boot_ns)
     return link, await link.connect()
-
-
-def _password(bus: MqttBus) -> str | None:
-    """What the password file holds, without the end of its line."""
-    if bus.password_file is None:
-        return None
-    try:
-        return bus.password_file.read_text().rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise LinkError(f"password_file: {error}") from error

@@ -118,8 +118,8 @@ class Schedule:
         self.done: set[tuple[Request, int]] = set()
         self.faults = dice.choice((0.05, 0.2, 0.5))
         self.late_once = 8 * (self.timeout_s + self.window_s) * dice.random() if dice.random() < 0.4 else 0.0
-        if self.late_once:
-            self.seen["late once"] = 1
+        self.hangs_once = self.late_once > 0
+        self.seen["late once"] = self.hangs_once
         self.seen[("rtu", "tcp", "ascii")[FRAMINGS.index(self.framing)]] = 1
         self.seen["echoing"] = self.echo
 
@@ -228,11 +228,11 @@ class Schedule:
 
     def delay(self) -> float:
         dice = self.dice
-        if self.late_once:
+        if self.hangs_once:
             if dice.random() < 0.3:
                 late, self.late_once = self.late_once, 0.0
-                return late
-            return self.quick_s
+                return late or self.quick_s
+            return 0.8 * dice.random() * self.timeout_s if dice.random() < self.faults else self.quick_s
         if dice.random() < self.faults:
             return dice.random() * (self.timeout_s + self.lateness * self.window_s)
         return self.quick_s

@@ -424,3 +424,27 @@ def test_who_says_that_there_is_no_echo_is_put_right_by_the_first_read() -> None
     assert core.echo is True
     core.start(Request(1, Function.WRITE_SINGLE_REGISTER, 1, 1, b"\x00\x03"), 1.1)
     assert core.received(rtu(1, b"\x06\x00\x01\x00\x03"), 1.11) is None
+
+
+def test_patience_with_a_line_that_is_never_silent_shortens_no_quarantine() -> None:
+    core = client()
+    core.start(holding(100), 1.0)
+    core.tick(1.3)
+    core.received(b"\x55", 1.4)
+    assert core.free_at(2, 10.0, patience=1.5) == 1.5
+    assert core.free_at(1, 10.0, patience=1.5) == pytest.approx(1.3 + WINDOW)
+
+
+def test_a_device_that_hung_answers_in_its_order_and_what_it_still_owes_stays_doubtful() -> None:
+    core = client()
+    for address in (0, 100, 200):
+        now = core.free_at(1, GAP)
+        core.start(holding(address), now)
+        core.tick(now + TIMEOUT)
+    core.received(answer(holding(0), b"", RTU), now + TIMEOUT + 0.01)
+    # the window passes in silence, and two answers are still under way
+    now = core.free_at(1, GAP)
+    core.start(holding(300), now)
+    reply = core.received(answer(holding(100), b"", RTU), now + 0.01)
+    assert reply is not None
+    assert reply.doubtful

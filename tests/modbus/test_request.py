@@ -154,8 +154,8 @@ def test_a_refusal_that_lies_inside_an_answer_by_chance_is_not_believed() -> Non
 
 def test_capitals_are_asked_for_and_small_letters_understood() -> None:
     core = client(ASCII)
-    core.start(HOLDING, 1.0)
-    frame = ASCII.frame(1, bytes.fromhex("0306abcdef010203"), 0)
+    core.start(HOLDING._replace(unit=0xAB), 1.0)
+    frame = ASCII.frame(0xAB, bytes.fromhex("0306abcdef010203"), 0)
     assert core.received(frame.lower(), 1.1) == Reply(bytes.fromhex("abcdef010203"))
 
 

@@ -147,10 +147,10 @@ class Client:
         everybody = self.broadcasts(request)
         assert everybody or self.echo is not None or not request.writes, "no write before the echo is known"
         state = self._units.get(request.unit)
-        if state is not None and state.owed:
-            state.doubt, state.grown = not state.listening, False
+        if state is not None:
             if state.listening:
                 state.owed, state.listening = (), False
+            state.doubt, state.grown = bool(state.owed), False
         self._pending = sent = self._wrapped(request)
         self._buffer.clear()
         self._awaited_echo = b"" if self.echo is False or everybody else sent.frame
@@ -214,7 +214,7 @@ class Client:
                 return self._answered(sent, found, now)
             else:
                 del self._buffer[found.start : found.end]
-                self._discarded_late(found.pattern.unit, now)
+                self._discarded_late(found.pattern, now)
 
     def _may_be_answered(self, sent: _Sent) -> bool:
         """Not a broadcast, and not a write before its echo, which is the answer's twin."""
@@ -228,17 +228,18 @@ class Client:
                     yield sent.answer
                     yield sent.refusal
 
-    def _discarded_late(self, unit: int, now: float) -> None:
+    def _discarded_late(self, late: Pattern, now: float) -> None:
+        unit, state = late.unit, self._units[late.unit]
         self.late_discarded[unit] = self.late_discarded.get(unit, 0) + 1
-        state = self._units[unit]
-        if state.doubt or state.listening:
-            # later than we wait, and there may be more of them: a device that hung says all that it owes at once
-            if not state.grown:
-                state.growth, state.grown = min(2 * state.growth, WINDOW_GROWTH_MAX), True
-            state.listening = True
-            state.until = now + self._window(state)
-        else:
+        if not state.doubt and not state.listening:
             state.owed, state.until = (), now
+            return
+        # later than we wait, and there may be more of them: a device that hung says all that it owes, in its order
+        first = next(number for number, each in enumerate(state.owed) if late in (each.answer, each.refusal))
+        state.owed = state.owed[first:]
+        if not state.grown:
+            state.growth, state.grown = min(2 * state.growth, WINDOW_GROWTH_MAX), True
+        state.until = now + self._window(state)
 
     def _answered(self, sent: _Sent, found: Found, now: float) -> Reply:
         if self.echo is not True and self._framing.serial:

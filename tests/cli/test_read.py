@@ -152,6 +152,8 @@ def test_nobody_there_and_nothing_there_are_one_line(tmp_path: Path) -> None:
         done = gateway("read", "modbus", slave.path)
         assert (done.code, done.out) == (1, "")
         assert "unit 1 has no holding registers: illegal function (exception 1)" in done.err
+    done = gateway("read", "modbus", "127.0.0.1:1")
+    assert (done.code, done.out, done.err) == (1, "", "cannot connect to 127.0.0.1:1: Connection refused\n")
     done = gateway("read", "modbus", tmp_path / "none")
     assert (done.code, done.out) == (1, "")
     assert done.err.strip() == f"cannot open {tmp_path / 'none'}: No such file or directory"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from gateway.connectors.modbus.client import Reply
 from gateway.connectors.modbus.identity import Ask
 from gateway.connectors.modbus.planner import Table
-from gateway.connectors.modbus.request import GATEWAY, Request
+from gateway.connectors.modbus.request import GATEWAY, Function, Request
 from gateway.connectors.modbus.sweep import Bite, Sweep
 from gateway.connectors.modbus.values import READ, reason_of
 
@@ -53,7 +53,12 @@ class Reading:
         silences = 0
         while not self.ended and not stop.is_set() and (bite := self._sweep.bite()) is not None:
             progress(self._sweep.share, f"{self.table.value} {bite.address}")
-            reply = await self._patiently(bite)
+            reply = await self._patiently(bite, stop)
+            if stop.is_set() and not reply.heard:
+                return
+            if not self._heard and not reply.heard:
+                # silent about this, or not there at all? Everybody has an answer to the question for one register
+                self._heard = (await self._ask_unit(Request(self._unit, Function.READ_HOLDING_REGISTERS))).heard
             silences = 0 if reply.heard else silences + 1
             if reply.data is not None:
                 self._sweep.answered(_values(self.table, bite, reply.data))
@@ -85,21 +90,21 @@ class Reading:
         """
         seen: dict[int, int] = {}
         for bite in _joined(self._bites):
-            reply = await self._patiently(bite)
+            reply = await self._patiently(bite, asyncio.Event())
             if reply.data is not None:
                 seen.update(enumerate(_values(self.table, bite, reply.data), bite.address))
         return seen
 
-    async def _patiently(self, bite: Bite) -> Reply:
+    async def _patiently(self, bite: Bite, stop: asyncio.Event) -> Reply:
         request = Request(self._unit, READ[self.table], bite.address, bite.quantity)
         reply = await self._ask_unit(request)
         for _ in range(_BUSY_TRIES):
-            if reply.code not in _BUSY:
+            if reply.code not in _BUSY or stop.is_set():
                 break
             await asyncio.sleep(_BUSY_PAUSE_S)
             reply = await self._ask_unit(request)
         for _ in range(_TRIES - 1):
-            if reply.data is not None or reply.code:
+            if reply.data is not None or reply.code or stop.is_set():
                 break
             reply = await self._ask_unit(request)
         return reply

@@ -150,6 +150,8 @@ class Committer:
             self._failed(error)
             return False
         self._succeeded()
+        if self.sink.behind:
+            self._wake.set()
         return True
 
     def _failed(self, error: StoreError) -> None:

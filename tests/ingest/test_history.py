@@ -17,7 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.ingest.sinks import clocks
+from gateway.errors import StoreError
+from gateway.ingest.sinks import clocks, shapes
 from gateway.ingest.sinks.rows import SPAN_MS, value_of
 from gateway.ingest.sinks.sqlite import FILE, SqliteSink, Stored
 from gateway.model import ClockState, Status, Trust
@@ -32,6 +33,9 @@ POINTS = ("a", "b", "c")
 TOLD = ClockState(BOOT, 40_000, 900, Trust.SERVER)
 AGAIN = ClockState(BOOT, 41_000, 900, Trust.SERVER)
 SET = ClockState(BOOT, 90_000, 2, Trust.SYNCED)
+LATER = ClockState(BOOT, 90_500, 2, Trust.HOLDOVER)
+FOUR_BATCHES = 4 * (clocks.BATCH + 1)
+"""A slice of four batches of one reading."""
 
 
 @contextmanager
@@ -74,7 +78,7 @@ bodies = st.builds(
     st.integers(0, 100_000),
     st.lists(groups(), max_size=3),
 )
-records = st.one_of(bodies, bodies, bodies, st.sampled_from((TOLD, SET, UNSYNCED)))
+records = st.one_of(bodies, bodies, bodies, st.sampled_from((TOLD, SET, LATER, UNSYNCED)))
 streams = st.tuples(st.lists(bodies, min_size=1, max_size=4), st.lists(records, max_size=5)).map(
     lambda two: [*two[0], *two[1]]
 )
@@ -185,8 +189,8 @@ def test_every_range_of_time_is_found_as_a_plain_scan_finds_it(
 ) -> None:
     """Backlogs, strips over one another, stamps back and forth, stamps of devices, changing shapes and units."""
     with pytest.MonkeyPatch.context() as patch, store() as sink:
-        patch.setattr(clocks, "SLICE_READINGS", 3)
-        patch.setattr(clocks, "_SLICE_BATCHES", 2)
+        patch.setattr(clocks, "SLICE", 2 * clocks.BATCH)
+        patch.setattr(shapes, "_SHAPES", 2)
         expected = Expected()
         entries = [
             entry(S, seq, msgspec.json.encode(record) if isinstance(record, batch.Body) else record)
@@ -211,6 +215,20 @@ def test_the_numbers_of_a_transaction_that_failed_are_forgotten_with_it() -> Non
         sink.commit([entry(S, 1, body([1]))], [], 0)
         whole(sink)
         assert sink.query("SELECT value FROM latest") == [(1,)]
+
+
+def test_a_device_that_tells_only_what_changed_is_found_by_few_shapes() -> None:
+    """Any choice of its points may come: there would be as many shapes as messages, and each would be looked at."""
+    dice = random.Random(3)
+    points = [f"p{i}" for i in range(15)]
+    with store() as sink:
+        for seq in range(1, 301):
+            told = tuple(sorted(dice.sample(points, dice.randint(1, 6))))
+            group = batch.Group("plc", told, ("V",) * len(told), [seq, 1], [[seq, seq] for _ in told])
+            sink.commit([entry(S, seq, msgspec.json.encode(batch.Body(SYNCED, 0, [group])))], [], 0)
+        [(most,)] = sink.query("SELECT max(n) FROM (SELECT count(*) AS n FROM shape_series GROUP BY series)")
+        assert most <= shapes._SHAPES + 1, "and the one of the series alone"
+        agrees(sink, dice)
 
 
 # ── plans: what a person asks is found, not searched for ─────────────────────────────────────────────────────────────
@@ -266,7 +284,7 @@ def offsets(sink: SqliteSink) -> list[Any]:
 def test_a_long_boot_is_put_right_in_slices_that_outlive_a_stop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clocks, "SLICE_READINGS", 4)
+    monkeypatch.setattr(clocks, "SLICE", FOUR_BATCHES)
     with store(tmp_path) as sink:
         sink.commit([entry(S, seq, body([seq], at_ms=seq, clock=UNSYNCED)) for seq in range(1, 11)], [], 0)
         sink.commit([entry(S, 11, SET)], [], 0)
@@ -285,7 +303,7 @@ def test_a_long_boot_is_put_right_in_slices_that_outlive_a_stop(
 def test_what_a_server_told_gives_way_in_the_middle_to_what_the_gateway_knows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clocks, "SLICE_READINGS", 4)
+    monkeypatch.setattr(clocks, "SLICE", FOUR_BATCHES)
     with store(tmp_path) as sink:
         sink.commit([entry(S, seq, body([seq], at_ms=seq, clock=UNSYNCED)) for seq in range(1, 11)], [], 0)
         sink.commit([entry(S, 11, TOLD)], [], 0)
@@ -295,6 +313,52 @@ def test_what_a_server_told_gives_way_in_the_middle_to_what_the_gateway_knows(
         while sink.behind:
             sink.commit([], [], 0)
         assert offsets(sink) == [(90_000, 90_000)] * 10
+
+
+def test_of_two_times_that_a_gateway_knew_the_first_holds_for_what_came_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However far the store had come with it when it heard of the second."""
+    monkeypatch.setattr(clocks, "SLICE", FOUR_BATCHES)
+    with store(tmp_path) as sink:
+        sink.commit([entry(S, seq, body([seq], at_ms=seq, clock=UNSYNCED)) for seq in range(1, 11)], [], 0)
+        sink.commit([entry(S, 11, SET)], [], 0)
+        sink.commit([entry(S, 12, LATER), entry(S, 13, body([13], at_ms=13, clock=UNSYNCED))], [], 0)
+        while sink.behind:
+            sink.commit([], [], 0)
+        assert offsets(sink) == [(90_000, 90_000)] * 10 + [(90_500, 90_500)]
+
+
+def test_batches_with_little_in_them_make_no_long_transaction(tmp_path: Path) -> None:
+    empty = msgspec.json.encode(batch.Body(UNSYNCED, 0, []))
+    with store(tmp_path) as sink:
+        sink.commit([entry(S, seq, empty) for seq in range(1, 1201)], [], 0)
+        sink.commit([entry(S, 1201, SET)], [], 0)
+        assert sink.behind
+        [(done,)] = sink.query("SELECT count(*) FROM batch WHERE trust = 'synced'")
+        assert done == clocks.SLICE // clocks.BATCH
+        while sink.behind:
+            sink.commit([], [], 0)
+        assert sink.query("SELECT count(*) FROM batch WHERE trust = 'synced'") == [(1200,)]
+
+
+def test_what_is_known_of_a_boot_is_found_at_once_however_often_it_was_told(tmp_path: Path) -> None:
+    with store(tmp_path) as sink:
+        sink.commit([entry(S, 1, TOLD)], [], 0)
+        plans: list[str] = []
+        db = sink.open()
+        asked: list[str] = []
+        db.set_trace_callback(asked.append)
+        sink.commit([entry(S, 2, AGAIN), entry(S, 3, body([1], clock=UNSYNCED))], [], 0)
+        db.set_trace_callback(None)
+        for sql in asked:
+            if "FROM clock" in sql:
+                plans += [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {sql}")]
+        assert {plan for plan in plans if "clock USING INDEX" in plan} == {
+            "SEARCH clock USING INDEX clock_own (gateway=? AND boot=?)",
+            "SEARCH clock USING INDEX clock_told (gateway=? AND boot=?)",
+        }
+        assert not any("SCAN clock" in plan for plan in plans)
 
 
 def left_behind(folder: Path) -> None:
@@ -308,7 +372,7 @@ def left_behind(folder: Path) -> None:
 def test_a_server_to_which_nobody_comes_puts_right_what_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clocks, "SLICE_READINGS", 4)
+    monkeypatch.setattr(clocks, "SLICE", FOUR_BATCHES)
     left_behind(tmp_path)
 
     async def main() -> None:
@@ -322,7 +386,7 @@ def test_a_server_to_which_nobody_comes_puts_right_what_is_left(
 def test_neither_a_stop_nor_a_disk_that_fails_waits_for_what_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clocks, "SLICE_READINGS", 4)
+    monkeypatch.setattr(clocks, "SLICE", FOUR_BATCHES)
     left_behind(tmp_path)
 
     def endless(_db: sqlite3.Connection) -> bool:
@@ -342,6 +406,28 @@ def test_neither_a_stop_nor_a_disk_that_fails_waits_for_what_is_left(
                 for _ in range(50):
                     await server.committer.call(lambda: None)
                 assert server.committer.failures == 1, "the next group tries again, nothing before"
+
+    asyncio.run(main())
+
+
+def test_when_the_disk_takes_data_again_the_rest_is_put_right_though_nobody_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clocks, "SLICE", FOUR_BATCHES)
+    left_behind(tmp_path)
+    proceed = clocks.proceed
+
+    def broken(_db: sqlite3.Connection) -> bool:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    async def main() -> None:
+        async with asyncio.timeout(20):
+            monkeypatch.setattr(clocks, "proceed", broken)
+            async with cloud(tmp_path) as server:
+                await until(lambda: server.committer.failures > 0)
+                monkeypatch.setattr(clocks, "proceed", proceed)
+                assert await server.committer.probe()
+                await until(lambda: not server.sink.behind)
 
     asyncio.run(main())
 
@@ -371,3 +457,15 @@ def test_a_file_of_the_second_version_shows_what_it_showed_and_goes_on(tmp_path:
         moved = sink.query("SELECT id, ts_ms FROM reading WHERE id BETWEEN 14 AND 17")
         assert moved == [(14, 93_000), (15, 777), (16, 778), (17, 93_003)]
         assert [each.value for each in sink.history("g1", "pump", "u", 93_000, 93_002)] == [11]
+
+
+def test_who_only_looks_leaves_a_file_of_old_to_the_server(tmp_path: Path) -> None:
+    """One of the old version may be running on it: it goes on without strips, and nobody finds its readings."""
+    db = sqlite3.connect(tmp_path / FILE)
+    db.executescript((Path(__file__).parent / "version_2.sql").read_text())
+    with pytest.raises(StoreError, match="older version"):
+        SqliteSink(tmp_path, alone=False)
+    assert db.execute("PRAGMA user_version").fetchone() == (2,)
+    db.close()
+    SqliteSink(tmp_path).close()
+    SqliteSink(tmp_path, alone=False).close()

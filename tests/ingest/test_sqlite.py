@@ -59,7 +59,7 @@ values = st.one_of(
 def test_every_value_comes_back_as_the_one_that_was_sent(given_values: list[Any]) -> None:
     decoded = batch.decode(body(given_values))
     codes = {status: i for i, status in enumerate(Status)}
-    made, _ = rows(decoded, 0, 1, lambda _d, points, _u: Numbered(1, (1,) * len(points)), codes)
+    made, _ = rows(decoded, 0, 1, lambda _d, points, _u: Numbered((1,), (1,) * len(points)), codes)
     db = sqlite3.connect(":memory:")
     db.execute("CREATE TABLE reading (id, series, ts, value, form, status)")
     db.executemany("INSERT INTO reading VALUES (?, ?, ?, ?, ?, ?)", made)

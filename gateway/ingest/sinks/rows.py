@@ -5,7 +5,8 @@ SQLite has 64-bit signed integers and no booleans, so a column `form` says what 
 A strip is what one index entry finds: rows of one group that follow one another, column after column, so that reading
 k of point p has the id `first + p * rows + k`. Two things hold for every strip: its stamps are at most `SPAN_MS`
 apart, and they are all the gateway's or all the device's own. So a time range is found by the ends of strips, and a
-clock record moves a strip as a whole or not at all. A group in which that does not hold is cut into several.
+clock record moves a strip as a whole or not at all. A group in which that does not hold is cut into several; one whose
+series have no shape in common becomes a strip for each point.
 """
 
 from __future__ import annotations
@@ -32,9 +33,10 @@ Row = tuple[int, int, int, Value | None, int, int]
 
 
 class Numbered(NamedTuple):
-    """A shape as the tables have it."""
+    """A run of series as the tables have it."""
 
-    shape: int
+    shapes: tuple[int, ...]
+    """One of all its series; or one for each of them."""
     series: tuple[int, ...]
     """Of each point."""
 
@@ -70,7 +72,7 @@ def rows(
     numbered: Callable[[str, tuple[str, ...], tuple[str, ...]], Numbered],
     codes: Mapping[Status, int],
 ) -> tuple[list[Row], list[Strip]]:
-    """The rows, with ids from `first` on. `numbered` knows the shape of (device, points, units).
+    """The rows, with ids from `first` on. `numbered` knows the series and shapes of (device, points, units).
 
     Raises:
         DecodeError: a value does not fit into 64 bits, a time is out of bounds.
@@ -79,13 +81,14 @@ def rows(
     strips: list[Strip] = []
     for group in body.groups:
         if group.t and group.points:
-            shape, series = numbered(group.device, group.points, group.units)
+            shapes, series = numbered(group.device, group.points, group.units)
             stamps = _stamps(group, body.base_ms + offset_ms)
             for begin, end in _runs(stamps, group.source_ms):
                 within = stamps[begin:end]
                 stamped = group.source_ms is not None and group.source_ms[begin] is not None
                 number = first + len(made)
-                strips.append(Strip(number, shape, end - begin, min(within), max(within), stamped))
+                about = (end - begin, min(within), max(within), stamped)
+                strips += [Strip(number + i * (end - begin), shape, *about) for i, shape in enumerate(shapes)]
                 made += _strip(group, begin, end, number, series, within, stamped, codes)
     return made, strips
 

@@ -158,6 +158,10 @@ class SqliteSink:
         (version,) = db.execute("PRAGMA user_version").fetchone()
         if version > len(steps):
             raise StoreError(f"{self.path} was written by a newer version (schema {version})")
+        if version < len(steps) and not self._alone:  # a server of that version may be running on it
+            raise StoreError(
+                f"{self.path} is of an older version (schema {version}): the server renews it at its start"
+            )
         for number, name in enumerate(steps[version:], start=version + 1):
             text = (folder / name).read_text(encoding="utf-8")
             db.executescript(f"BEGIN IMMEDIATE; {text}; PRAGMA user_version = {number}; COMMIT")

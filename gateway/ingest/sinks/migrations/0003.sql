@@ -95,5 +95,10 @@ INSERT INTO sqlite_stat1 (tbl, idx, stat) VALUES
     ('batch', 'batch_by_reading', '1000000 1');
 ANALYZE sqlite_schema;
 
+-- What is known of a boot, by its own clock and by servers, is asked for each batch that does not know it itself.
+DROP INDEX clock_by_boot;
+CREATE INDEX clock_own ON clock (gateway, boot) WHERE trust IN ('synced', 'holdover');
+CREATE INDEX clock_told ON clock (gateway, boot) WHERE trust = 'server';
+
 -- A hello asks which streams of its gateway are open.
 CREATE INDEX stream_open ON stream (gateway) WHERE state = 'open';

@@ -39,7 +39,7 @@ def context(bus: MqttBus) -> ssl.SSLContext | None:
     """Raises OSError, also for what is wrong with the files."""
     if bus.tls is None:
         return None
-    context = ssl.create_default_context(cafile=bus.tls.cafile)
+    made = ssl.create_default_context(cafile=bus.tls.cafile)
     if bus.tls.certfile is not None:
-        context.load_cert_chain(bus.tls.certfile, bus.tls.keyfile)
-    return context
+        made.load_cert_chain(bus.tls.certfile, bus.tls.keyfile)
+    return made

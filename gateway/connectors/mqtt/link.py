@@ -279,8 +279,16 @@ class Link(asyncio.Protocol):
             self._inbox_bytes += sum(len(message.payload) for message in cut.messages)
             self._arrived.set()
             full = len(self._inbox) > _MAX_INBOX or self._inbox_bytes > _MAX_INBOX_BYTES
-            free = self._subscribed and not self._subacks and not self._paused
-            if full and free and self._transport is not None and self._failure is None:
+            # a SUBACK is waited for at the end of a backlog, but not of any backlog
+            waits = self._subacks and self._inbox_bytes <= 4 * _MAX_INBOX_BYTES
+            if (
+                full
+                and self._subscribed
+                and not waits
+                and not self._paused
+                and self._transport is not None
+                and self._failure is None
+            ):
                 self._paused = True
                 self._transport.pause_reading()
 

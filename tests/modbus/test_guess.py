@@ -128,6 +128,13 @@ def test_the_chances_of_all_numbers_of_a_register_are_a_whole(layout: Layout) ->
     assert total == pytest.approx(1, abs=0.12)
 
 
+def test_a_number_like_the_one_before_it_is_likelier() -> None:
+    for layout, codes in ((Layout.UINT16, (2301, 2298, 40)), (Layout.FLOAT32, (0x43661A00, 0x4365F000, 0x3F000000))):
+        number, like, unlike = codes
+        assert chance(layout, (number,), like) > chance(layout, (number,)) + 1
+        assert chance(layout, (number,), unlike) < chance(layout, (number,))
+
+
 @pytest.mark.parametrize(
     ("value", "good"), [(230.1, True), (0.0, True), (1e-41, False), (2e24, False), (math.nan, False), (-0.5, True)]
 )

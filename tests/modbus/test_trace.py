@@ -142,9 +142,11 @@ def test_a_spoilt_answer_shows_its_bytes() -> None:
     assert wire.entries[0].received == wire.frame()[:-1] + b"\0"
 
 
-def test_on_tcp_an_answer_with_an_old_number_is_late() -> None:
+@pytest.mark.parametrize("late_first", [True, False])
+def test_on_tcp_an_answer_with_an_old_number_is_late(late_first: bool) -> None:
     wire = Wire("modbus-tcp", TCP).ask().end("comm_timeout", 500).ask()
-    wire.hear(wire.frame(number=1) + wire.frame(b"\x04\x04\0\1\0\2")).end()
+    late, right = wire.frame(number=1), wire.frame(b"\x04\x04\0\1\0\2")
+    wire.hear(late + right if late_first else right + late).end()
     assert [each.verdict for each in wire.entries] == ["no answer", "late 523 ms, thrown away", "ok"]
     assert wire.entries[2].answer == "1 2"
 

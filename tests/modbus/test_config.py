@@ -265,7 +265,10 @@ def test_on_tcp_the_load_is_what_the_answers_take() -> None:
     assert bus is not None
     busy = [a_device(name=f"d{n}", unit_id=n, interval="1s") for n in range(250)]
     assert explained(bus, busy)[-1].startswith("125% of its time if each answer takes 5 ms; everything once: 250 req")
-    assert "asked for 125% of its time if each answer takes 5 ms; read less often or less" in warnings(bus, busy)[0]
+    assert warnings(bus, busy)[0] == (
+        "bus b is asked for 125% of its time if each answer takes 5 ms; "
+        "read less, or less often (intervals 1.4 times as long would do)"
+    )
 
 
 def test_addresses_may_count_from_one() -> None:

@@ -100,7 +100,8 @@ def _load_warnings(bus: AnyBus, devices: Sequence[ModbusDevice]) -> Iterator[str
     asked = load(bus, devices)
     if asked > LOAD_MAX:
         assumed = "" if isinstance(bus, RtuBus) else f" if each answer takes {1000 * LATENCY_S:.0f} ms"
-        remedy = "read less often or less" + (", or raise the baud rate" if isinstance(bus, RtuBus) else "")
+        remedy = f"read less, or less often (intervals {asked / LOAD_MAX + 0.05:.1f} times as long would do)"
+        remedy += ", or raise the baud rate" if isinstance(bus, RtuBus) else ""
         yield f"bus {bus.name} is asked for {asked:.0%} of its time{assumed}; {remedy}"
     shortest = min((point.interval or device.interval for device in devices for point in device.points), default=0.0)
     dead_s = sum(device.timeout or bus.timeout for device in devices)

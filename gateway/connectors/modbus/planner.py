@@ -5,10 +5,11 @@ Points of one table and one interval become contiguous reads. A read may bridge 
 is taken. A forbidden register is never bridged. A value is never split over two reads: its halves could be from
 different moments.
 
-The optimum is exact. Whatever reads cover all points, each point can be said to belong to the first read that holds it
-whole; so the points of a read are neighbours in the order of their addresses, once those inside others are left out.
-Points sorted by address are cut into runs, and the best way to cut the first n is the best way to
-cut some prefix plus one run. Each point is looked at a constant number of times, so ten thousand of them take no time.
+The optimum is exact (of bits: but for bytes that are not full). Whatever reads cover all points, each point can be said
+to belong to the first read that holds it whole; so the points of a read are neighbours in the order of their addresses,
+once those inside others are left out. Points sorted by address are cut into runs, and the best way to cut the first n
+is the best way to cut some prefix plus one run. Each point is looked at a constant number of times, so ten thousand of
+them take no time.
 """
 
 from __future__ import annotations

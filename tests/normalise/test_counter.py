@@ -5,14 +5,13 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from normalise.test_normaliser import NS, play, sample
 
 from gateway.model import Status, Value
 from gateway.normalise.counter import Counter
 from gateway.normalise.normaliser import Normaliser
 from gateway.points import Point
 from gateway.settings import read
-
-from normalise.test_normaliser import NS, play, sample
 
 MINUTE_NS = 60 * NS
 

@@ -110,20 +110,18 @@ def test_every_point_of_a_profile_reads_what_the_device_holds(tmp_path: Path, na
 
 
 ANCHORS = [
-    # what makers and sellers quote: registers, and what they mean
+    # the seller's description (first source of the profile): values word by word
     ("xy-md02", "temperature", "input", 1, (0x0131,), 30.5),
     ("xy-md02", "temperature", "input", 1, (0xFF33,), -20.5),
     ("xy-md02", "humidity", "input", 2, (0x0222,), 54.6),
-    ("growatt-inverter", "voltage_l1", "input", 38, (2300,), 230.0),
-    ("victron-gx-system", "battery_voltage", "holding", 840, (524,), 52.4),
-    ("sma-inverter", "frequency", "holding", 30803, (0, 5001), 50.01),
-    # one answer: 08 D1 00 6C 00 00 00 F4 00 00 00 26 00 00 01 F4 00 64
+    # ESPHome, components/pzemac, one answer: 01 04 14 08 D1 00 6C 00 00 00 F4 00 00 00 26 00 00 01 F4 00 64 00 00 51 34
     ("pzem-004t", "voltage", "input", 0, (0x08D1,), 225.7),
     ("pzem-004t", "current", "input", 1, (0x006C, 0), 0.108),
     ("pzem-004t", "power", "input", 3, (0x00F4, 0), 24.4),
     ("pzem-004t", "energy_import", "input", 5, (0x0026, 0), 38),
     ("pzem-004t", "frequency", "input", 7, (0x01F4,), 50.0),
     ("pzem-004t", "power_factor", "input", 8, (0x0064,), 1.0),
+    # wiki.marcluerssen.de, Projects:Modbus Meter, after B+G e-tech's SDM630Register.pdf: 01 04 04 43 66 33 34 1B 38
     ("eastron-sdm630", "voltage_l1", "input", 0, (0x4366, 0x3334), 230.2),
 ]
 
@@ -142,6 +140,33 @@ def test_what_the_documents_quote_is_read_as_they_say(
         assert found[point][2] is Status.GOOD
         (frame,) = {frame for _, frame in slave.requests}
         assert frame[1] == (4 if table == "input" else 3)
+
+    with Slave(tmp_path, units=(device.unit_id,)) as slave:
+        asyncio.run(scenario(slave))
+
+
+LIMITS = [
+    # registers in one request, as the makers' documents have them
+    ("carlo-gavazzi-em24", 11),
+    ("carlo-gavazzi-em340", 50),
+    ("eastron-sdm120", 80),
+    ("eastron-sdm230", 80),
+    ("eastron-sdm630", 80),
+    ("eastron-sdm72d-m", 60),
+    ("eastron-sdm72d-m-v2", 60),
+]
+
+
+@pytest.mark.parametrize(("name", "most"), LIMITS)
+def test_no_request_is_longer_than_the_maker_allows_even_if_gaps_are_bridged(
+    tmp_path: Path, name: str, most: int
+) -> None:
+    device = msgspec.structs.replace(device_of(name), max_gap=100)
+
+    async def scenario(slave: Slave) -> None:
+        await heard(bench_of(slave, device), device, len(device.points))
+        assert {frame[1] for _, frame in slave.requests} == {4}
+        assert max(int.from_bytes(frame[4:6]) for _, frame in slave.requests) <= most
 
     with Slave(tmp_path, units=(device.unit_id,)) as slave:
         asyncio.run(scenario(slave))

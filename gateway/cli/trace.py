@@ -1,33 +1,40 @@
 """`gateway trace BUS`: what travels on a Modbus bus of the running gateway, a line for a question and how it ended.
 
 The gateway shows its bytes only while somebody looks, and never waits for who looks: a slow terminal misses the oldest
-events and is told how many.
+events and is told how many. A port that nobody here holds can be listened to: what others say on that line.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import sys
 import time
+from typing import NoReturn
 
-from gateway.cli import EXIT_UNAVAILABLE, complain
+from gateway.cli import EXIT_FAILED, EXIT_UNAVAILABLE, complain
 from gateway.cli.arguments import between
 from gateway.cli.status import add_socket, socket_of
 from gateway.cli.terminal import output, printable
 from gateway.connectors.modbus.trace import Entry, Tracer
 from gateway.connectors.tap import Event, What
 from gateway.control.client import ControlClient
+from gateway.errors import LinkError
 from gateway.model import Json
 
-_COLOURS = {"ok": "green", "refused": "yellow", "late": "yellow", "foreign": "cyan", "noise": "cyan"}
+_COLOURS = {"refused": "yellow", "late": "yellow", "foreign": "cyan", "noise": "cyan"}
 """By the first word of a verdict; what is not here is trouble."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bus", metavar="BUS", help="a Modbus bus, as the configuration names it")
+    parser.add_argument(
+        "bus", metavar="BUS|PORT", help="a Modbus bus, as the configuration names it; or a serial port, to listen to"
+    )
     parser.add_argument("--unit", type=between(0, 255), metavar="N", help="only this one [all]")
     parser.add_argument("--raw", action="store_true", help="the bytes too, in hexadecimal")
     parser.add_argument("--json", action="store_true", help="one JSON document per line")
+    parser.add_argument("--baud", type=between(50, 4_000_000), default=9600, metavar="N", help="of PORT [%(default)s]")
+    parser.add_argument("--parity", choices=["N", "E", "O"], default="N", help="of PORT [%(default)s]")
     add_socket(parser)
     parser.epilog = (
         "Verdicts: ok; refused, with the exception; no answer; crc; late: came after its time and was thrown away;"
@@ -36,31 +43,71 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    import msgspec
-
-    client, console = ControlClient(socket_of(arguments)), output()
+    if arguments.bus.startswith("/"):
+        try:
+            asyncio.run(_overhear(arguments))
+        except LinkError as error:
+            return complain(str(error), EXIT_FAILED)
+    client = ControlClient(socket_of(arguments))
     answers = client.follow("trace", bus=arguments.bus)
-    tracer = Tracer(next(answers)["kind"])
+    show = _Show(arguments, Tracer(next(answers)["kind"]))
     missed = 0
     for told in answers:
         if told["missed"] != missed:
             print(f"{told['missed'] - missed:,} events lost: shown too slowly", file=sys.stderr)
             missed = told["missed"]
         event = Event(told["at_ns"], What(told["what"]), bytes.fromhex(told["data"]), told["said"])
-        for entry in tracer.feed(event):
-            if arguments.unit not in (None, entry.unit):
-                continue
-            utc_ms = told["utc_ms"] - (told["at_ns"] - entry.at_ns) / 1e6
-            if arguments.json:
-                print(msgspec.json.encode(document(entry, utc_ms)).decode(), flush=True)
-                continue
-            word = entry.verdict.split(" ")[0].rstrip(",")
-            console.print(line(entry, utc_ms), style=_COLOURS.get(word, "red") if word != "ok" else "", soft_wrap=True)
-            if arguments.raw:
-                for sign, data in ((">", entry.sent), ("<", entry.received)):
-                    if data:
-                        console.print(f"{'':14}{sign} {data.hex(' ')}", style="dim", soft_wrap=True)
+        show.feed(event, told["utc_ms"] - told["at_ns"] / 1e6)
     return complain("the gateway ended", EXIT_UNAVAILABLE)
+
+
+async def _overhear(arguments: argparse.Namespace) -> NoReturn:
+    """Shows what others say on a line; sends nothing.
+
+    Raises:
+        LinkError: the port cannot be opened, or is gone.
+    """
+    from gateway.connectors.modbus.config import RtuBus
+    from gateway.connectors.port import SerialPort
+
+    lost: asyncio.Future[LinkError] = asyncio.get_running_loop().create_future()
+    show = _Show(arguments, Tracer("modbus-rtu"))
+    line = RtuBus(name="line", kind="modbus-rtu", port=arguments.bus, baud_rate=arguments.baud, parity=arguments.parity)
+    port = SerialPort(line, lambda data: show.feed(Event(time.time_ns(), What.RECEIVED, data), 0.0), lost.set_result)
+    port.open()
+    try:
+        raise await lost
+    finally:
+        port.close()
+
+
+class _Show:
+    """Prints what a tracer makes of events."""
+
+    def __init__(self, arguments: argparse.Namespace, tracer: Tracer) -> None:
+        self._arguments = arguments
+        self._tracer = tracer
+        self._console = output()
+
+    def feed(self, event: Event, offset_ms: float) -> None:
+        """`offset_ms`: from the clock of the events to UTC."""
+        for entry in self._tracer.feed(event):
+            if self._arguments.unit in (None, entry.unit):
+                self._print(entry, entry.at_ns / 1e6 + offset_ms)
+
+    def _print(self, entry: Entry, utc_ms: float) -> None:
+        import msgspec
+
+        if self._arguments.json:
+            print(msgspec.json.encode(document(entry, utc_ms)).decode(), flush=True)
+            return
+        word = entry.verdict.split(" ")[0].rstrip(",")
+        style = "" if word == "ok" else _COLOURS.get(word, "red")
+        self._console.print(line(entry, utc_ms), style=style, soft_wrap=True)
+        if self._arguments.raw:
+            for sign, data in ((">", entry.sent), ("<", entry.received)):
+                if data:
+                    self._console.print(f"{'':14}{sign} {data.hex(' ')}", style="dim", soft_wrap=True)
 
 
 def line(entry: Entry, utc_ms: float) -> str:

@@ -10,9 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
+from modbus.pair import PtyPair
 from modbus.slave import Slave
 
 from cli.command import Done, Running, gateway
+from gateway.connectors.modbus.framing import RTU
 
 
 @contextmanager
@@ -130,3 +132,18 @@ def test_registers_of_a_bus_in_use_are_read_through_the_gateway_that_holds_it(fo
         assert (done.code, done.out) == (1, "")
         assert "unit 3 does not answer" in done.err
         assert slave.asked(1) > polls
+
+
+def test_a_port_is_listened_to_without_a_word(folder: Path) -> None:
+    with PtyPair(folder) as pair, Running(folder, "trace", pair.here) as trace:
+        with pair.there.open("wb", buffering=0) as other:
+            question = RTU.frame(9, b"\x03\0\0\0\2", 0)
+            answer = RTU.frame(9, b"\x03\4\0\1\0\2", 0)
+            trace.until(lambda: bool(other.write(question + answer)) and "foreign" in trace.out, "it hears")
+        done = trace.end(signal.SIGINT)
+    assert done.code == 130
+    assert re.search(r"unit 9    read holding 0…1 +foreign$", done.out, re.M)
+    assert re.search(r"unit 9    read holding: 1 2 +foreign$", done.out, re.M)
+    done = gateway("trace", folder / "none")
+    assert (done.code, done.out) == (1, "")
+    assert done.err == f"cannot open {folder / 'none'}: No such file or directory\n"

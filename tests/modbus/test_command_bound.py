@@ -24,9 +24,7 @@ def test_when_too_many_commands_wait_for_a_bus_the_next_is_refused_at_once(tmp_p
             slave.delays = [10.0]
             under_way = asyncio.create_task(bench.connector.execute(Write("meter", "h10", 1)))
             await bench.until(lambda: slave.requests[-1][1][1] == 6)
-            waiting = [
-                asyncio.create_task(bench.connector.execute(Write("meter", "h10", 2))) for _ in range(MAX)
-            ]
+            waiting = [asyncio.create_task(bench.connector.execute(Write("meter", "h10", 2))) for _ in range(MAX)]
             await bench.until(lambda: bench.connector.status()["commands_waiting"] == MAX)
             with pytest.raises(CommandError, match="wait already") as caught:
                 await bench.connector.execute(Write("meter", "h10", 3))

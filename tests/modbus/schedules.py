@@ -292,7 +292,7 @@ class Schedule:
                 at += dice.random() * 0.002
         if not self.framing.serial:
             wait = max(0.0, self.stream_until - pieces[0][0])  # one stream: what is said later comes later
-            pieces = [(when + wait, piece) for when, piece in pieces]
+            pieces = [(max(when + wait, self.stream_until), piece) for when, piece in pieces]
             self.stream_until = pieces[-1][0]
         else:
             begin = pieces[0][0]

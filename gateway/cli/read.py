@@ -88,14 +88,13 @@ class _Seen(NamedTuple):
 
 def main(arguments: argparse.Namespace) -> int:
     word = _word(arguments)
+    arguments.count = min(arguments.count, 65_536 - arguments.address)
     source = _source(arguments)
     console = errors()
     try:
         seen = asyncio.run(_read(arguments, source, console))
     except LinkError as error:
-        held = "in use by" in str(error) and not source.name
-        hint = "\nIf it is the running gateway: `gateway read modbus BUS` asks through it." if held else ""
-        return complain(f"{error}{hint}", EXIT_FAILED)
+        return complain(f"{error}{_hint(arguments, source, error)}", EXIT_FAILED)
     except asyncio.CancelledError:
         return EXIT_INTERRUPTED
     if not seen.reading.values:
@@ -112,6 +111,20 @@ def main(arguments: argparse.Namespace) -> int:
     else:
         show.print(source.bus, source.name, word)
     return EXIT_INTERRUPTED if seen.interrupted and not arguments.watch else 0
+
+
+def _hint(arguments: argparse.Namespace, source: _Source, error: LinkError) -> str:
+    if source.name:
+        return ""
+    if "in use by" in str(error):
+        return "\nIf it is the running gateway: `gateway read modbus BUS` asks through it."
+    if _may_be_a_name(arguments.target):
+        return f"\nNor is there a bus of this name in {arguments.config}."
+    return ""
+
+
+def _may_be_a_name(where: Target) -> bool:
+    return not where.port and not {".", ":"} & set(where.text)
 
 
 def _word(arguments: argparse.Namespace) -> Word | None:
@@ -146,7 +159,7 @@ def _source(arguments: argparse.Namespace) -> _Source:
         port = lasting(where.port)
         line |= {"kind": "modbus-ascii", "data_bits": 7} if arguments.ascii else {"kind": "modbus-rtu"}
         return _Source(RtuBus(name="rs485", port=port, timeout=arguments.timeout, **line))
-    if ":" not in where.text and "." not in where.text and arguments.config.exists():
+    if _may_be_a_name(where) and arguments.config.exists():
         from gateway.config.load import check
 
         config = check(arguments.config, os.environ).config

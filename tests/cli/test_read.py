@@ -238,4 +238,23 @@ def test_a_bus_of_the_configuration_is_read_by_its_name(tmp_path: Path) -> None:
     assert done.code == 0, done.err
     assert "[[bus]]" not in done.out
     assert tomllib.loads(done.out)["device"][0]["bus"] == "rs485a"
-    assert unknown.code != 0
+    assert (unknown.code, unknown.out) == (1, "")
+    assert unknown.err.endswith(f"Nor is there a bus of this name in {config}.\n")
+
+
+def test_a_range_ends_at_the_last_address(tmp_path: Path) -> None:
+    with Slave(tmp_path, units=(1,)) as slave:
+        done = gateway("read", "modbus", slave.path, "--address", 65_530, "--count", 100, "--looks", 1, "--json")
+    assert list(msgspec.json.decode(done.out)["values"]) == [str(each) for each in range(65_530, 65_536)]
+
+
+@pytest.mark.parametrize("name", ["int8", "uint8", "bool", "string", "float16", "int64:DCBA", "float64:CDAB", "bcd16"])
+def test_every_type_can_be_asked_for(tmp_path: Path, name: str) -> None:
+    with Slave(tmp_path, units=(1,)) as slave:
+        slave.registers = {(1, at): 0x3132 for at in range(8)}
+        words = ("--count", 8, "--as", name, "--looks", 1)
+        done = gateway("read", "modbus", slave.path, *words)
+    assert done.code == 0, done.err
+    assert "reference" in done.err
+    if done.out:
+        pasted(tmp_path, done)

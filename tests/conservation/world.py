@@ -323,7 +323,7 @@ class World:
         """Only what the buffer itself holds for neither stored nor acked, and is neither on disk nor in the ring; and
         of that only what is young enough, or what a failing disk did not take."""
         volatile = self._volatile()
-        given_up = self._told_to_nobody(ring)
+        given_up = self.witness.distrusted.keys() - self._told(ring)
         risky = volatile.keys() - self._on_disk(given_up) if volatile else set()
         if risky and ring is not None:
             risky -= self._in_ring(ring)
@@ -415,17 +415,16 @@ class World:
         recovered = self._recovered(memory)
         return [each for _, flown in recovered.records for each in flown] if recovered is not None else []
 
-    def _told_to_nobody(self, memory: bytearray | None) -> set[str]:
-        """Streams of which the next process will not know that."""
+    def _told(self, memory: bytearray | None) -> set[str]:
+        """Streams of which the next process will know that they are distrusted."""
         recovered = self._recovered(memory)
-        told = {name for _, name, _ in recovered.distrusted} if recovered is not None else set()
-        return self.buffer._shelf.distrusted.keys() - told
+        return {name for _, name, _ in recovered.distrusted} if recovered is not None else set()
 
     def _taken_for_a_copy(self, memory: bytearray | None, power: bool) -> set[int]:
         """A copy of this process, alive beside it, has used its identities: where the ring cannot tell the next, and
         there was no time to give others to what is un-acked, that takes the mark for an ack."""
         witness, now, found = self.witness, self.clock.monotonic(), set()
-        for name in self._told_to_nobody(memory):
+        for name in self.buffer._shelf.distrusted.keys() - self._told(memory):
             stream, mark = self.buffer._shelf.streams.get(name), self.buffer._shelf.distrusted[name]
             if not (stream.waiting if stream is not None else not self.buffer._committer.opened):
                 continue  # given away, as far as the disk can be read

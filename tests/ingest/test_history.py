@@ -234,6 +234,7 @@ def test_a_device_that_tells_only_what_changed_is_found_by_few_shapes() -> None:
 # ── plans: what a person asks is found, not searched for ─────────────────────────────────────────────────────────────
 
 
+@pytest.mark.parametrize("curious", [False, True])
 @pytest.mark.parametrize(
     ("sql", "led_by"),
     [
@@ -246,15 +247,34 @@ def test_a_device_that_tells_only_what_changed_is_found_by_few_shapes() -> None:
     ],
 )
 def test_a_person_with_the_file_gets_an_answer_without_a_look_at_every_reading(
-    tmp_path: Path, sql: str, led_by: str
+    tmp_path: Path, sql: str, led_by: str, curious: bool
 ) -> None:
+    """Nor after an `ANALYZE` while there was little in it, once the server has been started again."""
     with store(tmp_path) as sink:
         sink.commit([entry(S, 1, body([1]))], [], 0)
+    if curious:
+        db = sqlite3.connect(tmp_path / FILE)
+        db.execute("ANALYZE")
+        db.close()
+        with store(tmp_path):
+            pass
     db = sqlite3.connect(tmp_path / FILE)
     plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN SELECT * FROM {sql}")]
     db.close()
     assert plan[0].startswith(led_by)
     assert not any(line.startswith("SCAN") for line in plan[1:])
+    assert not any("rowid>?)" in line for line in plan if "id >" not in sql), "a range has two ends"
+
+
+def test_to_open_a_store_writes_nothing(tmp_path: Path) -> None:
+    """So it can be read on a disk that is full."""
+    with store(tmp_path):
+        pass
+    db = sqlite3.connect(tmp_path / FILE)
+    before = db.execute("PRAGMA data_version").fetchall()
+    with store(tmp_path):
+        assert db.execute("PRAGMA data_version").fetchall() == before
+    db.close()
 
 
 def test_a_range_of_time_in_a_long_series_is_found_by_its_strips(tmp_path: Path) -> None:

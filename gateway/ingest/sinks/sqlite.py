@@ -30,7 +30,7 @@ import msgspec
 from gateway.disk import renew_log
 from gateway.errors import StoreError
 from gateway.ingest.live import Seed
-from gateway.ingest.sinks import clocks
+from gateway.ingest.sinks import clocks, statistics
 from gateway.ingest.sinks.group import Group, StoredResult, Verdict, store_result
 from gateway.ingest.sinks.rows import SPAN_MS, value_of
 from gateway.ingest.sinks.shapes import ShapeNumbers
@@ -145,10 +145,11 @@ class SqliteSink:
             "wal_autocheckpoint = 4000",  # 16 MiB: fewer checkpoints, each page written once for many commits
             "journal_size_limit = 67108864",
             "cache_size = -65536",
-            "temp_store = MEMORY",
         ):
             db.execute(f"PRAGMA {pragma}")
         self._migrate(db)
+        if self._alone:
+            statistics.tell(db)
         self._load(db)
 
     def _migrate(self, db: sqlite3.Connection) -> None:
@@ -162,6 +163,8 @@ class SqliteSink:
             raise StoreError(
                 f"{self.path} is of an older version (schema {version}): the server renews it at its start"
             )
+        if 0 < version < len(steps):
+            log.info("%s: schema %d becomes %d, some seconds for each million readings", self.path, version, len(steps))
         for number, name in enumerate(steps[version:], start=version + 1):
             text = (folder / name).read_text(encoding="utf-8")
             db.executescript(f"BEGIN IMMEDIATE; {text}; PRAGMA user_version = {number}; COMMIT")

@@ -82,19 +82,6 @@ CREATE VIEW latest AS
 SELECT r.id, s.gateway, s.device, s.point, r.ts_ms, r.utc, r.value, r.type, s.unit, r.status, r.clock
 FROM series s JOIN newest n ON n.series = s.id JOIN shown r ON r.id = n.reading;
 
--- What the planner has to know whoever opens the file: readings are many, series are few. Rows in all, then for each
--- further column of the key how many share it.
-ANALYZE sqlite_schema;
-INSERT INTO sqlite_stat1 (tbl, idx, stat) VALUES
-    ('reading', NULL, '100000000'),
-    ('strip', 'strip_by_time', '10000000 1000 2'),
-    ('series', 'sqlite_autoindex_series_1', '10000 1000 100 1 1'),
-    ('shape_series', 'shape_series', '20000 2 1 1'),
-    ('status', 'sqlite_autoindex_status_1', '20 1'),
-    ('batch', 'batch', '1000000 10000 1'),
-    ('batch', 'batch_by_reading', '1000000 1');
-ANALYZE sqlite_schema;
-
 -- What is known of a boot, by its own clock and by servers, is asked for each batch that does not know it itself.
 DROP INDEX clock_by_boot;
 CREATE INDEX clock_own ON clock (gateway, boot) WHERE trust IN ('synced', 'holdover');

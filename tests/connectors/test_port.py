@@ -38,6 +38,8 @@ class Wire:
         self.path.symlink_to(os.ttyname(self._slave))
 
     def unplug(self) -> None:
+        # as udev does it; a link that stayed would soon lead to the pseudo-terminal of another test
+        self.path.unlink(missing_ok=True)
         if self.master >= 0:
             os.close(self.master)
             os.close(self._slave)

@@ -79,10 +79,10 @@ class PtySchedule(Schedule):
         self.line = Line(bus, SystemClock(), lambda: self.lost.append(True))
 
     async def play(self) -> Counter[str]:
-        await self.line.open()
-        self.client = self.line.client
-        self.loop.add_reader(self.master, self._readable)
         try:
+            await self.line.open()
+            self.client = self.line.client
+            self.loop.add_reader(self.master, self._readable)
             for _ in range(self.dice.randint(4, 12)):
                 request = self.question()
                 self.judge(request, await self._ask(request))

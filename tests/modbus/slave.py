@@ -67,6 +67,8 @@ class Slave:
         if self._unplugged:
             return
         self._unplugged = True
+        # as udev does it; a link that stayed would soon lead to the pseudo-terminal of another test
+        self.path.unlink(missing_ok=True)
         os.write(self._stop_w, b"x")
         self._thread.join(20)
         for fd in (self.master, self._slave, self._stop_r, self._stop_w):

@@ -218,11 +218,12 @@ class Shelf:
             moving = [held for held in olds if held.record.kind is not RecordKind.END]
             news = [_renumbered(held, target.name, number) for number, held in enumerate(moving, target.next)]
             alone = any(held.flight is None for held in list(target.fresh.values())[-1:])
+            if flight is None and any(held.grounded for held in stream.fresh.values()):
+                return False  # the rows are: a commit that failed and is there all the same would have them go
             if news and flight is not None and (alone or not self.flights.relaunch(news, flight)):
                 return False
             for old, new in zip(moving, news, strict=True):
                 new.settlings, old.settlings = old.settlings, ()
-                new.grounded, old.grounded = old.grounded, ()  # rows of a whole batch hang on its last record
                 target.insert(new)
                 self.memory_bytes += new.bytes
             for old in olds:

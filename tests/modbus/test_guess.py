@@ -14,7 +14,7 @@ from gateway.connectors.modbus.guess import Guess, explain, guess
 from gateway.connectors.modbus.plausibility import Layout, chance, sense
 from gateway.model import Value
 
-from .grade import Grade, devices, grade
+from .grade import Grade, devices, grade, vendors
 from .shuffled import Shuffled
 
 
@@ -155,7 +155,12 @@ def test_devices_that_nobody_described_are_mostly_understood() -> None:
     _good_enough(devices(range(1000, 1030), looks=3))
 
 
+def test_the_maps_of_vendors_are_mostly_understood() -> None:
+    _good_enough(vendors(range(1), 1, "refused"))
+
+
 @pytest.mark.long
+@pytest.mark.timeout(1200)
 def test_two_hundred_devices_that_nobody_described_are_mostly_understood() -> None:
     for looks in (1, 3, 10):
         total = devices(range(200), looks)

@@ -73,17 +73,6 @@ SEALED: Final = frozenset({DecoderName.BTHOME, DecoderName.XIAOMI, DecoderName.A
 CHANGING: Final = frozenset({DecoderName.INKBIRD, DecoderName.THERMOPRO})
 """Formats with a measurement in the company identifier: what was sent before must not be kept beside it."""
 
-_SERVICE_DATA: Final = 0x16
-_MANUFACTURER_DATA: Final = 0xFF
-_NAME: Final = 0x09
-SIGNS: Final[tuple[tuple[int, bytes], ...]] = (
-    *((_SERVICE_DATA, uuid) for uuid in (b"\xd2\xfc", b"\x95\xfe", b"\x1a\x18", b"\xaa\xfe")),
-    *((_MANUFACTURER_DATA, company) for company in (b"\x99\x04", b"\x88\xec", b"\x01\x88", b"\x69\x09")),
-    *((_NAME, name.encode()) for name in (inkbird.WITH_HUMIDITY, inkbird.TEMPERATURE_ONLY)),
-)
-"""How an advertisement begins that one of these decoders may read, where its flags may not say so: type of an
-advertising element, first bytes. Few, for a kernel takes 16 in all."""
-
 
 def decode(wanted: DecoderName, heard: Advertisement, key: Key | None = None) -> Decoded | None:
     """What the advertisement says; None when it carries nothing for this decoder.

@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,18 @@ def test_a_status_that_nobody_knows_yet_is_kept_and_shown_as_it_is(sink: SqliteS
     sink.close()
     sink.commit([quality(words[0], 5)], [], 0)
     assert [seed.status for seed in sink.latest()] == [words[0]]
+
+
+def test_words_that_gateways_made_up_fill_no_memory_when_the_store_is_opened(sink: SqliteSink) -> None:
+    with sink.transaction() as db:
+        db.executemany("INSERT INTO status (name) VALUES (?)", [(f"bad:word_{i}",) for i in range(30_000)])
+    sink.close()
+    tracemalloc.start()
+    try:
+        sink.open()
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_flood_of_dead_letters_is_kept_and_told_a_few_times(

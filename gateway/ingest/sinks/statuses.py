@@ -14,12 +14,12 @@ class StatusNumbers(dict[Status, int]):
     """
 
     def __init__(self, db: sqlite3.Connection) -> None:
+        super().__init__()
+        self._db = db
         for status in Status:
             number = 0 if status is Status.GOOD else None
             db.execute("INSERT OR IGNORE INTO status (id, name) VALUES (?, ?)", (number, status.value))
-        names = dict(db.execute("SELECT name, id FROM status"))
-        super().__init__({status: names[status.value] for status in Status})
-        self._db = db
+            self[status] = self.__missing__(status)
 
     def __missing__(self, word: Status) -> int:
         found = self._db.execute("SELECT id FROM status WHERE name = ?", (word.value,)).fetchone()

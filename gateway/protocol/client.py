@@ -141,6 +141,8 @@ class ClientSession:
             return self._distrust(offer.stream)
         if mark < self._known_before.get((self.sink, offer.stream), 0):
             self._manifest.went_back(self.sink, offer.stream, mark)
+            if self._manifest.trusted(offer.stream):  # by the first update it may be offered no more
+                self._places[offer.stream] = Place(offer, mark + 1)
             return []
         held = min(mark, offer.next - 1)
         self._manifest.acked(self.sink, offer.stream, held)

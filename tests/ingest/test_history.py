@@ -189,7 +189,7 @@ def test_every_range_of_time_is_found_as_a_plain_scan_finds_it(
 ) -> None:
     """Backlogs, strips over one another, stamps back and forth, stamps of devices, changing shapes and units."""
     with pytest.MonkeyPatch.context() as patch, store() as sink:
-        patch.setattr(clocks, "SLICE", 2 * clocks.BATCH)
+        patch.setattr(clocks, "SLICE", 1)
         patch.setattr(shapes, "_SHAPES", 2)
         expected = Expected()
         entries = [

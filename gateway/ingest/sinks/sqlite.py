@@ -9,8 +9,9 @@ Readings are found by strips (`rows`): an index entry for each group of a batch,
 writes beside the readings themselves grows with the groups in it, however many series they hold.
 
 People read the same file (`sqlite3 ingest.db`), while the server runs if they like. At once answer: the view `latest`;
-`readings` with a device and a point, or a range of ids; a range of time in a series of many years, with
-`ts_ms BETWEEN a AND b AND strip_ms BETWEEN a AND b + 600000`. A range of time over all devices reads everything.
+`readings` in a range of ids; those of a device, or of one point, in a range of time, with
+`ts_ms BETWEEN a AND b AND strip_ms BETWEEN a AND b + 600000`. With a device and a point alone its whole series is read;
+a range of time without a device, or without `strip_ms`, reads everything that the rest of the question leaves.
 """
 
 from __future__ import annotations
@@ -273,7 +274,10 @@ class SqliteSink:
     def history(
         self, gateway: str, device: str, point: str, from_ms: int, to_ms: int, limit: int = 100_000
     ) -> list[Stored]:
-        """The readings of a point between these times, both included: the oldest so many. Raises StoreError."""
+        """The readings of a point between these times, both included: the oldest so many, equal stamps by arrival.
+
+        Raises StoreError.
+        """
         found = self.query(_HISTORY, (gateway, device, point, from_ms, to_ms + SPAN_MS, to_ms, from_ms, to_ms, limit))
         return [
             Stored(number, ts_ms, value_of(value, form), unit, status)

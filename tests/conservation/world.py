@@ -337,7 +337,7 @@ class World:
                 self._check_age(number, promise, now, power)
             self.may_be_lost.add(number)
         if trouble:
-            self.may_be_twice |= self._sent_and_unsafe()
+            self.may_be_twice |= self._sent_and_unsafe() | self._sent_in_part(ring)
         self._note_gaps(ring, power)
         self.may_be_lost |= self._taken_for_a_copy(ring, power)
 
@@ -446,6 +446,16 @@ class World:
             if held.flight is None and held.record.kind is RecordKind.BATCH and held.record.seq <= stream.sent
             for number in numbers(held.record.body)
         }
+
+    def _sent_in_part(self, ring: bytearray | None) -> set[int]:
+        """Of a batch that was split, what is acked, while all of its rows stay in the ring for the rest: the disk
+        fails, and the ring has no room for the records."""
+        fresh = [held for stream in self.buffer._shelf.streams.values() for held in stream.fresh.values()]
+        behind = {entry.number for held in fresh for entry in held.grounded}
+        recovered = self._recovered(ring) if behind else None
+        loose = recovered.loose if recovered is not None else ()
+        rows = {int(str(row.values[1])) for each in loose if each.entry.number in behind for row in each.rows}
+        return rows - {n for held in fresh if held.record.kind is RecordKind.BATCH for n in numbers(held.record.body)}
 
     # ── readings ─────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -127,21 +127,23 @@ class Point(Table, frozen=True, kw_only=True):
             if key is None:
                 raise ValueError(f"{value!r} is not one of {', '.join(self.enum.values())}")
             return _raw_state(key)
-        if isinstance(value, bool) or self.enum:
+        if isinstance(value, bool):
             return value
-        if not math.isfinite(value):
-            raise ValueError(f"{value!r} is not a number that can be written")
-        linear = Linear.of(self.scale, self.offset, self.unit or source_unit, self.convert)
-        if linear == Linear():
-            return value
-        raw = (Fraction(repr(value)) * linear.divide - linear.add) / linear.multiply
-        if raw.denominator == 1:
-            return int(raw)
-        # a scale of 1/3 has no exact decimal: 15 digits hide what was cut off
         try:
+            if not math.isfinite(value):
+                raise ValueError(f"{value!r} is not a number that can be written")
+            if self.enum:
+                return value
+            linear = Linear.of(self.scale, self.offset, self.unit or source_unit, self.convert)
+            if linear == Linear():
+                return value
+            raw = (Fraction(repr(value)) * linear.divide - linear.add) / linear.multiply
+            # a scale of 1/3 has no exact decimal: 15 digits hide what was cut off
             short = float(f"{float(raw):.15g}")
         except OverflowError as error:
             raise ValueError(f"{value!r} is beyond what this point can hold") from error
+        if raw.denominator == 1:
+            return int(raw)
         return int(short) if short.is_integer() else short
 
     def value_of(self, raw: Value | None, source_unit: str = "") -> Value | None:

@@ -209,7 +209,7 @@ class Word(msgspec.Struct, frozen=True):
         raise ValueError(f"{value!r} does not fit into {self}")
 
     def _integer(self, value: float) -> bytes:
-        if not math.isfinite(value) or value != int(value):
+        if isinstance(value, float) and not value.is_integer():
             raise ValueError(f"{value!r} is not a whole number")
         number = int(value)
         if not self.low <= number < self.low + self.span:

@@ -220,7 +220,8 @@ class Schedule(Generic[W]):
         return self._breakers[device].state
 
     def all_offline(self) -> bool:
-        return self._states[DeviceState.OFFLINE] == len(self._breakers)
+        """There are devices, and none lives."""
+        return 0 < len(self._breakers) == self._states[DeviceState.OFFLINE]
 
     def _enter(self, breaker: _Breaker, state: DeviceState) -> None:
         self._states[breaker.state] -= 1

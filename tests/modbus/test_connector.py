@@ -437,6 +437,41 @@ def test_an_adapter_that_is_pulled_out_ends_the_run_and_works_again_when_it_is_b
         asyncio.run(scenario(slave))
 
 
+def test_a_write_that_nobody_waits_for_any_more_is_not_tried_again(tmp_path: Path) -> None:
+    async def scenario(slave: Slave) -> None:
+        bench = Bench(rtu(slave.path), [device("meter", 1, at(10, write={}), interval=60)])
+        async with bench.running():
+            await bench.until(lambda: bool(bench.samples))
+            slave.exceptions = [6]  # busy: not carried out, to be tried again
+            given_up = asyncio.create_task(bench.connector.execute(Write("meter", "h10", 1)))
+            await bench.until(lambda: slave.requests[-1][1][1] == 6)
+            given_up.cancel()
+            await bench.connector.execute(Write("meter", "h10", 2))
+        assert [frame[5] for _, frame in slave.requests if frame[1] == 6] == [1, 2]
+
+    with Slave(tmp_path) as slave:
+        asyncio.run(scenario(slave))
+
+
+def test_whoever_cancels_a_second_time_waits_no_longer_and_the_port_is_free(tmp_path: Path) -> None:
+    async def scenario(slave: Slave) -> None:
+        bench = Bench(rtu(slave.path, timeout=30), [device("meter", 1, at(10))])
+        slave.delays = [60.0]
+        task = asyncio.create_task(bench.connector.run(bench.emit))
+        await bench.until(lambda: slave.asked(1) == 1)
+        task.cancel()
+        await asyncio.wait([task], timeout=0.1)
+        assert not task.done()  # an answer may still come
+        task.cancel()
+        async with asyncio.timeout(10):
+            await asyncio.wait([task])
+        assert not bench.connector.status()["open"]
+        assert {each.get_name() for each in asyncio.all_tasks()}.isdisjoint({"modbus bus"})
+
+    with Slave(tmp_path) as slave:
+        asyncio.run(scenario(slave))
+
+
 def test_a_write_under_way_when_the_bus_goes_is_unknown_and_one_that_waits_is_unavailable(tmp_path: Path) -> None:
     async def scenario(slave: Slave) -> None:
         bench = Bench(rtu(slave.path, timeout=5), [device("meter", 1, at(10, write={}), interval=60)])

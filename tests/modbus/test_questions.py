@@ -59,6 +59,20 @@ def test_a_full_line_answers_one_question_for_each_poll(tmp_path: Path) -> None:
         asyncio.run(scenario(slave))
 
 
+def test_a_bus_without_devices_stays_open_and_answers_questions(tmp_path: Path) -> None:
+    async def scenario(slave: Slave) -> None:
+        bench = Bench(rtu(slave.path), [])
+        async with bench.running():
+            await bench.until(lambda: bench.connector.status()["open"])
+            async with asyncio.timeout(10):
+                said = await bench.connector.inquire(ASKED)
+            assert said == {"data": "00280029002a", "code": 0, "fault": None}
+            assert bench.connector.status()["reopened"] == 0
+
+    with Slave(tmp_path, units=(1, 2)) as slave:
+        asyncio.run(scenario(slave))
+
+
 def test_a_question_about_a_bus_that_goes_is_refused(tmp_path: Path) -> None:
     async def scenario(slave: Slave) -> None:
         bench = Bench(rtu(slave.path, timeout=5), [device("a", 1, {"name": "x", "address": 3}, interval=60)])

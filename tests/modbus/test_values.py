@@ -82,6 +82,10 @@ def test_a_state_may_be_said_by_its_name(said: str | int, raw: float) -> None:
         ({}, float("nan"), "not a number"),
         ({"register": "coil"}, 2, "neither true nor false"),
         ({"type": "bool"}, 0.5, "neither true nor false"),
+        ({"scale": 0.01}, 1e308, "beyond what"),
+        ({"type": "float32", "scale": 0.01}, -1e308, "beyond what"),
+        ({}, 10**400, "beyond what"),
+        ({"type": "float32", "enum": {"1": "on"}}, 10**400, "beyond what"),
     ],
 )
 def test_what_means_nothing_for_a_point_is_refused(words: dict[str, Any], value: float | str, why: str) -> None:

@@ -1,7 +1,7 @@
 """One Modbus bus, driven by one task.
 
 The task owns the line: polls and commands are transactions in one queue, never two at once. Callers of `execute` wait
-for a future, so cancelling one takes back a command that has not started and never cuts a transaction in two.
+for a future, so cancelling one takes back a write that is not yet out and never cuts a transaction in two.
 
 A device that does not answer rests (`Schedule`) while its neighbours go on. A line on which no device at all answers is
 closed and opened again before the next probe (`Keeper`). The medium going away ends `run` with `LinkError`, after every
@@ -98,10 +98,12 @@ class ModbusConnector:
             await asyncio.shield(bus)
         finally:
             self._stopping = True
-            if self._in_transaction:
-                await asyncio.wait([bus], timeout=self._longest_s + _LAST_ANSWER_S)
-            bus.cancel()
-            await asyncio.gather(bus, return_exceptions=True)
+            try:
+                if self._in_transaction:
+                    await asyncio.wait([bus], timeout=self._longest_s + _LAST_ANSWER_S)
+            finally:  # who cancels again waits no longer, and the port is free all the same
+                bus.cancel()
+                await asyncio.gather(bus, return_exceptions=True)
 
     async def _own_the_bus(self, emit: Emit) -> None:
         clock = self._tools.clock
@@ -215,6 +217,11 @@ class ModbusConnector:
 
     async def _ask(self, device: str, request: Request) -> Acquired:
         return await self._line.ask(request, self._gaps[device], self._timeouts[device])
+
+    async def _quiet(self, device: str) -> None:
+        """Until it may be asked: a unit that owes an answer is in quarantine."""
+        while (wait := self._free_at(device) - self._tools.clock.monotonic()) > 0:  # noqa: ASYNC110
+            await asyncio.sleep(wait)  # bytes that come meanwhile move the goal
 
     async def _sleep(self, until: float) -> None:
         try:
@@ -408,6 +415,10 @@ class ModbusConnector:
                 raise
 
         async def ask(request: Request) -> Reply:
+            if request.writes:
+                await self._quiet(write.device)
+                if waiting.done.done():
+                    raise CommandError(Outcome.EXPIRED, "nobody waits for it any more")
             return (await self._ask(write.device, request)).reply
 
         def echo() -> bool | None:

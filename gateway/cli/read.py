@@ -99,9 +99,8 @@ def main(arguments: argparse.Namespace) -> int:
         return EXIT_INTERRUPTED
     if not seen.reading.values:
         why = seen.reading.ended or f"none of these {count(arguments.count, 'register')} exists"
-        if arguments.register in ("holding", "input") and not seen.interrupted:
-            other = "input" if arguments.register == "holding" else "holding"
-            why += f"; another table: --register {other}, another place: --address"
+        if not seen.interrupted:
+            why += _elsewhere(arguments, source, seen.reading)
         return EXIT_INTERRUPTED if seen.interrupted else complain(why, EXIT_FAILED)
     from gateway.cli import found_registers
 
@@ -121,6 +120,16 @@ def _hint(arguments: argparse.Namespace, source: _Source, error: LinkError) -> s
     if _may_be_a_name(arguments.target):
         return f"\nNor is there a bus of this name in {arguments.config}."
     return ""
+
+
+def _elsewhere(arguments: argparse.Namespace, source: _Source, reading: Reading) -> str:
+    """Where to look instead, when nothing was found."""
+    if not reading.heard:
+        return "" if source.name else f"; who does: gateway scan modbus {arguments.target.text}"
+    if arguments.register not in ("holding", "input"):
+        return ""
+    other = "input" if arguments.register == "holding" else "holding"
+    return f"; another table: --register {other}, another place: --address"
 
 
 def _may_be_a_name(where: Target) -> bool:

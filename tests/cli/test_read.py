@@ -143,7 +143,7 @@ def test_nobody_there_and_nothing_there_are_one_line(tmp_path: Path) -> None:
     with Slave(tmp_path, units=(1,)) as slave:
         done = gateway("read", "modbus", slave.path, "--unit", 2, "--timeout", 0.1)
         assert (done.code, done.out) == (1, "")
-        assert done.err.startswith("unit 2 does not answer")
+        assert done.err == f"unit 2 does not answer; who does: gateway scan modbus {slave.path}\n"
         slave.holes = set(range(20))
         done = gateway("read", "modbus", slave.path)
         assert (done.code, done.out) == (1, "")

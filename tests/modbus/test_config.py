@@ -216,6 +216,11 @@ def test_warnings_name_what_will_go_wrong() -> None:
         assert part in text
     same = "\n".join(warnings(rtu(), [a_device(name="a"), a_device(name="b")]))
     assert "b/p reads the same holding 0 of unit 1 as a/p" in same
+    many = [{"name": f"p{n}", "address": n} for n in range(20)]
+    (forgotten,) = warnings(rtu(), [a_device(name="a", points=many), a_device(name="b", points=many)])
+    assert forgotten == "b reads 20 values of unit 1 that a reads already; is its unit_id right?"
+    other = [a_device(name="a"), a_device(name="b", points=[{"name": "q", "address": 7}])]
+    assert warnings(rtu(), other) == ["b is unit 1, as a is: right only if both are parts of one device"]
     manual = "\n".join(warnings(rtu(), [a_device(slave=250, points=[{"name": "p", "address": 40013}])]))
     assert 'write address = "40013"' in manual
     assert "unit 250 cannot answer on a serial line" in manual

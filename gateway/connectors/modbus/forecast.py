@@ -120,15 +120,26 @@ def _port_warnings(bus: AnyBus) -> Iterator[str]:
 
 
 def _twice(bus: AnyBus, devices: Sequence[ModbusDevice]) -> Iterator[str]:
+    """Registers that are read twice; devices whose unit id somebody forgot to change."""
     places: dict[tuple[int, Table, tuple[int, ...], int, int, int], str] = {}
+    first: dict[int, str] = {}
     for device in devices:
+        unit, said = device.unit_id, []
         for point in device.points:
             where = spot(bus.byte_order, device, point)
             mine = f"{device.name}/{point.name}"
-            key = (device.unit_id, where.table, point.model, where.address, where.word.bit, where.word.mask)
+            key = (unit, where.table, point.model, where.address, where.word.bit, where.word.mask)
             other = places.setdefault(key, mine)
             if other != mine:
-                yield f"{mine} reads the same {where.table.value} {where.address} of unit {device.unit_id} as {other}"
+                said.append(f"{mine} reads the same {where.table.value} {where.address} of unit {unit} as {other}")
+        owner = first.setdefault(unit, device.name)
+        if owner != device.name and len(said) > _NAMES_SHOWN:
+            values = f"{len(said)} values of unit {unit} that {owner} reads already"
+            yield f"{device.name} reads {values}; is its unit_id right?"
+        elif owner != device.name and not said and bus.kind != "modbus-tcp" and not broadcasts(bus, device):
+            yield f"{device.name} is unit {unit}, as {owner} is: right only if both are parts of one device"
+        else:
+            yield from said
 
 
 def _device_warnings(bus: AnyBus, device: ModbusDevice) -> Iterator[str]:

@@ -31,7 +31,8 @@ class Reading:
         self.table = table
         self._sweep = Sweep(address, count, MOST_BITS if table.bits else MOST_REGISTERS)
         self._bites: list[Bite] = []
-        self._heard = False
+        self.heard = False
+        """The unit lives."""
         self.ended = ""
         """Why it ended before it had seen all."""
 
@@ -56,9 +57,9 @@ class Reading:
             reply = await self._patiently(bite, stop)
             if stop.is_set() and not reply.heard:
                 return
-            if not self._heard and not reply.heard:
+            if not self.heard and not reply.heard:
                 # silent about this, or not there at all? Everybody has an answer to the question for one register
-                self._heard = (await self._ask_unit(Request(self._unit, Function.READ_HOLDING_REGISTERS))).heard
+                self.heard = _lives(await self._ask_unit(Request(self._unit, Function.READ_HOLDING_REGISTERS)))
             silences = 0 if reply.heard else silences + 1
             if reply.data is not None:
                 self._sweep.answered(_values(self.table, bite, reply.data))
@@ -67,19 +68,19 @@ class Reading:
                 self.ended = self._why(reply, bite)
             else:
                 self._sweep.refused()
-            self._heard = self._heard or reply.heard
+            self.heard = self.heard or _lives(reply)
 
     def _hopeless(self, reply: Reply, silences: int) -> bool:
         if reply.code:
             return reply.code == 1 or reply.code in GATEWAY
-        return not self._heard or silences >= _SILENCES
+        return not self.heard or silences >= _SILENCES
 
     def _why(self, reply: Reply, bite: Bite) -> str:
         if reply.code == 1:
             return f"unit {self._unit} has no {self.table.value} registers: {reason_of(1)}"
         if reply.code:
             return f"unit {self._unit}: {reason_of(reply.code)}"
-        at = f" any more, from {self.table.value} {bite.address} on" if self._heard else ""
+        at = f" any more, from {self.table.value} {bite.address} on" if self.heard else ""
         return f"unit {self._unit} does not answer{at}"
 
     async def look(self) -> dict[int, int]:
@@ -108,6 +109,11 @@ class Reading:
                 break
             reply = await self._ask_unit(request)
         return reply
+
+
+def _lives(reply: Reply) -> bool:
+    """The unit has spoken, and not a gateway in its place."""
+    return reply.heard and reply.code not in GATEWAY
 
 
 def _joined(bites: list[Bite]) -> list[Bite]:

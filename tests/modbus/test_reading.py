@@ -61,7 +61,7 @@ def test_every_table_is_read_with_its_function(table: Table, function: Function)
 def test_a_unit_that_is_busy_or_misses_a_question_is_asked_again(
     trouble: Reply, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.connectors.modbus.reading._BUSY_PAUSE_S", 0)
+    monkeypatch.setattr("gateway.connectors.modbus.reading.BUSY_PAUSE_S", 0)
     replies = [trouble, trouble]
     reading = reading_of(lambda request: replies.pop() if replies else registers(request))
     assert len(reading.values) == 30

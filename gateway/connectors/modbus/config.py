@@ -13,6 +13,7 @@ from typing import Annotated, Literal, NamedTuple
 from gateway.codec.words import Family, Word, parse, parse_order
 from gateway.connectors.base import Connect, Kind
 from gateway.connectors.modbus.planner import Item, Table
+from gateway.connectors.modbus.request import BITS_MAX, REGISTERS_MAX
 from gateway.connectors.port import SerialSettings
 from gateway.model import Value
 from gateway.points import Bus, Device, Point, WriteLimits, name_mistakes
@@ -20,8 +21,6 @@ from gateway.settings import Duration, Key, Mistake
 from gateway.settings import Table as Settings
 
 _REFERENCES = {"0": Table.COIL, "1": Table.DISCRETE, "3": Table.INPUT, "4": Table.HOLDING}
-_MAX_READ = 125  # registers in one answer: 253 bytes of PDU less 2, halved (V1.1b3 §6.3)
-_MAX_READ_BITS = 2000
 
 Address = int | str
 """A number as it travels, or a manual's reference in quotes."""
@@ -120,7 +119,7 @@ class ModbusPoint(Point, frozen=True, kw_only=True):
         Key("of an integer only these bits, moved down to the lowest of them", example="0x0FF0", alias=("bitmask",)),
     ] = 0
     shift: Annotated[int | None, Key("move them down so far instead; 0 leaves them", min=0, max=63)] = None
-    length: Annotated[int, Key("bytes of a string", min=1, max=2 * _MAX_READ)] = 0
+    length: Annotated[int, Key("bytes of a string", min=1, max=2 * REGISTERS_MAX)] = 0
     scale_register: Annotated[
         Address | None,
         Key("where the device keeps the power of ten to multiply with (SunSpec); read in the same request", max=65535),
@@ -270,10 +269,10 @@ class ModbusDevice(Device, frozen=True, kw_only=True):
 
     unit_id: Annotated[int, Key("its address on the bus", min=0, max=255, alias=("slave_id", "slave", "unit"))] = 1
     interval: Annotated[Duration, Key("read so often", min=0.01)] = 10.0
-    max_gap: Annotated[int, Key("registers nobody asked for that a read may bridge", min=0, max=_MAX_READ)] = 8
-    max_gap_bits: Annotated[int, Key("the same for coils and discrete inputs", min=0, max=_MAX_READ_BITS)] = 64
-    max_read: Annotated[int, Key("registers in one request", min=1, max=_MAX_READ)] = _MAX_READ
-    max_read_bits: Annotated[int, Key("coils or discrete inputs in one request", min=1, max=_MAX_READ_BITS)] = 2000
+    max_gap: Annotated[int, Key("registers nobody asked for that a read may bridge", min=0, max=REGISTERS_MAX)] = 8
+    max_gap_bits: Annotated[int, Key("the same for coils and discrete inputs", min=0, max=BITS_MAX)] = 64
+    max_read: Annotated[int, Key("registers in one request", min=1, max=REGISTERS_MAX)] = REGISTERS_MAX
+    max_read_bits: Annotated[int, Key("coils or discrete inputs in one request", min=1, max=BITS_MAX)] = BITS_MAX
     forbidden: Annotated[
         tuple[Forbidden, ...],
         Key("registers that no request may touch, not even to bridge them", example="[{ first = 100, last = 119 }]"),

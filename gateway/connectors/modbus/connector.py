@@ -36,10 +36,10 @@ from gateway.connectors.modbus.link import Acquired
 from gateway.connectors.modbus.models import Walk, at_once, by_model, placed
 from gateway.connectors.modbus.planner import split
 from gateway.connectors.modbus.questions import Questions, read, told
-from gateway.connectors.modbus.request import GATEWAY, Request
+from gateway.connectors.modbus.request import BUSY, BUSY_PAUSE_S, GATEWAY, Request
 from gateway.connectors.modbus.tally import Account
 from gateway.connectors.modbus.values import Block, raw_of, read_request, reason_of, write_request
-from gateway.connectors.modbus.writing import BUSY_PAUSE_S, BUSY_TRIES, carry_out
+from gateway.connectors.modbus.writing import BUSY_TRIES, carry_out
 from gateway.connectors.schedule import FAILURES_TO_REST, Job, Next, Schedule, Turn
 from gateway.errors import CommandError, GatewayError, LinkError
 from gateway.model import DeviceState, Json, Outcome, Sample, Status, Value, Write
@@ -54,7 +54,6 @@ _REFUSED_S = 3600.0
 
 _Job = Job[Block]
 _REFUSED_FOR_GOOD = (1, 2, 3)
-_BUSY = (5, 6)
 
 
 class ModbusConnector:
@@ -324,10 +323,10 @@ class ModbusConnector:
         if code in (2, 3) and len(job.work.names) > 1:
             self._cut(job, reason_of(code))
             return
-        if code in _BUSY and job.tries < BUSY_TRIES:
+        if code in BUSY and job.tries < BUSY_TRIES:
             schedule.again(job, now + BUSY_PAUSE_S)
             return
-        if code not in (*_REFUSED_FOR_GOOD, *_BUSY) and job.tries < self._bus.retries:
+        if code not in (*_REFUSED_FOR_GOOD, *BUSY) and job.tries < self._bus.retries:
             schedule.again(job, now)
             return
         status = Status.EXCEPTION

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from gateway.connectors.modbus.client import Reply
-from gateway.connectors.modbus.request import Function, Request
+from gateway.connectors.modbus.request import BITS_MAX, REGISTERS_MAX, Function, Request
 from gateway.errors import GatewayError
 from gateway.model import Json
 
@@ -80,7 +80,7 @@ def read(question: Mapping[str, Json]) -> Request:
         GatewayError: it is no read.
     """
     unit, function, address, quantity = (_whole(question, key) for key in ("unit", "function", "address", "quantity"))
-    most = 2000 if function in (1, 2) else 125
+    most = BITS_MAX if function in (1, 2) else REGISTERS_MAX
     within = 0 <= unit <= 255 and 1 <= quantity <= most and 0 <= address <= 65536 - quantity
     if function not in _HARMLESS or not within:
         raise GatewayError("only reads of functions 1 to 4 may be asked for")

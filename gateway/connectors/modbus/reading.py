@@ -8,18 +8,15 @@ from collections.abc import Callable, Mapping
 from gateway.connectors.modbus.client import Reply
 from gateway.connectors.modbus.identity import Ask
 from gateway.connectors.modbus.planner import Table
-from gateway.connectors.modbus.request import GATEWAY, Function, Request
+from gateway.connectors.modbus.request import BITS_MAX, BUSY, BUSY_PAUSE_S, GATEWAY, REGISTERS_MAX, Function, Request
 from gateway.connectors.modbus.sweep import Bite, Sweep
 from gateway.connectors.modbus.values import READ, reason_of
 
-_BUSY = (5, 6)
-_BUSY_PAUSE_S = 0.2
 _BUSY_TRIES = 10
 _TRIES = 3
 """For an answer that does not come; some devices are silent about what they do not have."""
 _SILENCES = 8
 """So many bites in a row without an answer: the unit is gone."""
-MOST_REGISTERS, MOST_BITS = 125, 2000
 
 
 class Reading:
@@ -29,7 +26,7 @@ class Reading:
         self._ask_unit = ask
         self._unit = unit
         self.table = table
-        self._sweep = Sweep(address, count, MOST_BITS if table.bits else MOST_REGISTERS)
+        self._sweep = Sweep(address, count, BITS_MAX if table.bits else REGISTERS_MAX)
         self._bites: list[Bite] = []
         self.heard = False
         """The unit lives."""
@@ -100,9 +97,9 @@ class Reading:
         request = Request(self._unit, READ[self.table], bite.address, bite.quantity)
         reply = await self._ask_unit(request)
         for _ in range(_BUSY_TRIES):
-            if reply.code not in _BUSY or stop.is_set():
+            if reply.code not in BUSY or stop.is_set():
                 break
-            await asyncio.sleep(_BUSY_PAUSE_S)
+            await asyncio.sleep(BUSY_PAUSE_S)
             reply = await self._ask_unit(request)
         for _ in range(_TRIES - 1):
             if reply.data is not None or reply.code or stop.is_set():

@@ -49,6 +49,14 @@ EXCEPTIONS = {
 
 GATEWAY = (10, 11)
 """Exceptions by which a gateway speaks for a unit that it does not reach."""
+BUSY = (5, 6)
+"""Exceptions that ask for patience."""
+BUSY_PAUSE_S = 0.2
+"""Before who said so is asked again; 100 to 500 ms are usual."""
+REGISTERS_MAX = 125
+"""Of one read: 253 bytes of PDU less 2, halved (§6.3)."""
+BITS_MAX = 2000
+"""Of one read (§6.1)."""
 
 _BITS = (Function.READ_COILS, Function.READ_DISCRETE_INPUTS)
 _ECHOED_WHOLE = (Function.WRITE_SINGLE_COIL, Function.WRITE_SINGLE_REGISTER, Function.MASK_WRITE_REGISTER)

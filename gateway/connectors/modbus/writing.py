@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 
 from gateway.connectors.modbus.client import Reply
 from gateway.connectors.modbus.config import Spot
-from gateway.connectors.modbus.request import Function, Request
+from gateway.connectors.modbus.request import BUSY_PAUSE_S, Function, Request
 from gateway.connectors.modbus.values import (
     alone,
     decoded,
@@ -25,8 +25,6 @@ from gateway.connectors.modbus.values import (
 from gateway.errors import CommandError
 from gateway.model import Outcome, Value
 
-BUSY_PAUSE_S = 0.2
-"""Before a device that said busy (exception 5 or 6) is asked again; 100 to 500 ms are usual."""
 BUSY_TRIES = 3
 _BUSY = 6
 _MAY_HAVE_ACTED = (5, 11)

@@ -181,7 +181,7 @@ class Stream:
 
     def stored_elsewhere(self, sink: str, first: int) -> int:
         """Up to here another sink has whatever is missing from `first` on; below `first`: it is not known to."""
-        if first <= self.marks.get(sink, 0):
+        if first <= self.marks.get(sink, 0) or (first == 1 and self.inherited & {sink, SOMEBODY}):
             return 0  # it had it, and went back; to the others this may have been a gap that said so
         known = self.inherited and not self.inherited & {sink, SOMEBODY}
         if known and first > self.marks.get(sink, 0):

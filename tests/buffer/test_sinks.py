@@ -11,7 +11,7 @@ import pytest
 
 from gateway.buffer import store as store_module
 from gateway.buffer.schema import from_sinks, to_sinks
-from gateway.buffer.streams import SINKS_KNOWN
+from gateway.buffer.streams import SINKS_KNOWN, Stream
 from gateway.errors import StoreError
 from gateway.model import GapReason, Lane, RecordKind
 from gateway.testing.loop import run
@@ -151,6 +151,16 @@ def test_with_two_sinks_in_one_stream_each_is_told_what_is_true_after_two_restar
         await machine.stop()
 
     run(main())
+
+
+def test_what_a_restored_sink_lost_is_not_said_to_be_at_one_that_was_only_told() -> None:
+    """An earlier process knew that the first one had acked something, not how much of it: now that it has nothing, it
+    has lost it. The second one was told of it by a gap."""
+    stream = Stream("1" * 32, Lane.LIVE, "2" * 32)
+    stream.marks, stream.inherited = {"first": 0, "second": 3}, frozenset({"first", "second"})
+    assert stream.stored_elsewhere("first", 1) == 0
+    assert stream.stored_elsewhere("first", 2) == 3
+    assert stream.stored_elsewhere("third", 1) >= 3
 
 
 def test_marks_cost_no_write_of_their_own_and_one_sink_costs_one_write(tmp_path: Path) -> None:

@@ -9,8 +9,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from gateway.connectors import schedule
+from gateway.connectors.base import Tools
 from gateway.connectors.modbus.config import ModbusPoint
-from gateway.model import Status
+from gateway.connectors.modbus.connector import ModbusConnector
+from gateway.model import DeviceState, Status
+from tests.modbus.bench import NoLedger
 from tests.modbus.slave import Slave
 
 from .test_devices import bench_of, device_of, heard, told
@@ -216,6 +220,36 @@ def test_a_walk_goes_on_where_silence_interrupted_it(tmp_path: Path) -> None:
         assert Status.CONFIG not in bench.statuses("device", "power")
 
     with Slave(tmp_path) as slave:
+        asyncio.run(scenario(slave))
+
+
+def test_models_are_looked_for_again_when_a_device_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With other firmware they may be elsewhere: what is read at the old place would be a value, and wrong."""
+    monkeypatch.setattr(schedule, "FIRST_PROBE_S", 0.5)
+    device = msgspec.structs.replace(device_of("sunspec"), interval=0.1)
+    kept = tuple(each for each in device.points if each.name in ("power", "mppt_1_dc_current"))
+    device = msgspec.structs.replace(device, points=kept)
+    other = msgspec.structs.replace(device, name="other", unit_id=2, points=(ModbusPoint(name="x", address=0),))
+
+    async def scenario(slave: Slave) -> None:
+        loaded(slave, 1, 40_000, INT_MODELS, refused=False)
+        bench = bench_of(slave, device)
+        tools = Tools(bench.clock, NoLedger(), lambda _: None, bench._report)
+        bench.connector = ModbusConnector(bench.bus, [device, other], tools)
+        async with bench.running():
+            await bench.until(lambda: bool(bench.values("device", "mppt_1_dc_current")))
+            slave.units = {2}
+            await bench.until(lambda: ("device", DeviceState.OFFLINE) in [each[:2] for each in bench.reports])
+            before = len(bench.samples)
+            slave.registers = {key: word for key, word in slave.registers.items() if key[0] == 2}
+            loaded(slave, 1, 40_000, [(1, COMMON), (64_001, [9] * 30), *INT_MODELS[1:]], refused=False)
+            slave.units = {1, 2}
+            bench.samples[:before] = []
+            await bench.until(lambda: len(bench.values("device", "mppt_1_dc_current")) > 2)
+        assert set(bench.values("device", "power")) == {-3210}
+        assert set(bench.values("device", "mppt_1_dc_current")) == {5.01}
+
+    with Slave(tmp_path, units=(1, 2)) as slave:
         asyncio.run(scenario(slave))
 
 

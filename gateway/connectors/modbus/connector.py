@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from functools import partial
 
 import msgspec
@@ -83,6 +83,8 @@ class ModbusConnector:
         self._line = Keeper(bus, tools, self._wake.set, self._beat)
         self._load = load(bus, devices)
         self._refused_until: dict[_Job, float] = {}
+        self._walked_from: dict[str, ModbusDevice] = {}
+        """Devices whose models have been found, with the points in them as they were said."""
         # the longest that one step can take: connecting, or waiting for a unit's quarantine and its answer
         connecting_s = bus.connect_delay if isinstance(bus, TcpBus) else 0.0
         self._longest_s = max(self._timeouts.values(), default=bus.timeout)
@@ -263,6 +265,7 @@ class ModbusConnector:
             await self._emit_bad(emit, job, Status.CONFIG, at_ns)
             return
         log.info("%s: SunSpec models %s; not there: %s", job.device, there, ", ".join(missing) or "nothing")
+        self._walked_from[job.device] = walk.device
         self._refused_until.pop(job, None)
         device = msgspec.structs.replace(walk.device, points=points)
         self._spots |= {(device.name, point.name): spot(self._bus.byte_order, device, point) for point in points}
@@ -270,6 +273,22 @@ class ModbusConnector:
         self._devices[device.name] = msgspec.structs.replace(device, points=(*known, *points))
         self._load = load(self._bus, [*self._devices.values()])
         schedule.replace(job, self._jobs(device))
+
+    def _walk_again(self, name: str) -> None:
+        """Who was away may come back with other firmware, and its models elsewhere."""
+        assert self._schedule is not None
+        schedule, points = self._schedule, self._walked_from.pop(name).points
+        lost = {point.name for point in points}
+        self._spots = {key: each for key, each in self._spots.items() if key[0] != name or key[1] not in lost}
+        known = [point for point in self._devices[name].points if point.name not in lost]
+        self._devices[name] = device = msgspec.structs.replace(self._devices[name], points=(*known, *points))
+        for number, job in enumerate(self._jobs_of(name, lost)):
+            schedule.replace(job, () if number else self._walks(device))
+            self._refused_until.pop(job, None)
+
+    def _jobs_of(self, name: str, points: Set[str]) -> list[_Job]:
+        assert self._schedule is not None
+        return [job for job in self._schedule.jobs if job.device == name and points.intersection(job.work.names)]
 
     async def _take(self, turn: Next[Block], emit: Emit) -> None:
         assert self._schedule is not None
@@ -354,6 +373,8 @@ class ModbusConnector:
             await self._emit_bad(emit, job, status, at_ns)
             if self._is_deaf_to(job):
                 self._cut(job, "no answer, while there is one to others")
+        if job.device in self._walked_from and schedule.state(job.device) is DeviceState.OFFLINE:
+            self._walk_again(job.device)
 
     def _is_deaf_to(self, job: _Job) -> bool:
         """Some devices do not refuse a read that is too long for them, they ignore it: one that never was answered,

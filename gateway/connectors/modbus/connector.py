@@ -288,7 +288,7 @@ class ModbusConnector:
 
     def _jobs_of(self, name: str, points: Set[str]) -> list[_Job]:
         assert self._schedule is not None
-        return [job for job in self._schedule.jobs if job.device == name and points.intersection(job.work.names)]
+        return [job for job in self._schedule.jobs if job.device == name and points & {*job.work.names}]
 
     async def _take(self, turn: Next[Block], emit: Emit) -> None:
         assert self._schedule is not None

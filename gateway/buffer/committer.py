@@ -396,7 +396,13 @@ class Committer:
             if known is None or known.disk is None:
                 return  # two sessions were told the same, and the other one did it
             boot, pins = self._shelf.clock_state.boot, frozenset(known.pins)
-            done = await self._call(self.store.move, stream, known.mark, target.name, boot, pins)
+            try:
+                done = await self._call(self.store.move, stream, known.mark, target.name, boot, pins)
+            except StoreError as error:  # with nothing else to write, nobody would find the damage
+                self._fail(error, "move")
+                await self._mend(error)
+                raise
+            del self._failures["move"]
             self._shelf.rehouse(known, target, done.moved)
             self._set_disks(done.disks)
             for loss in done.losses:

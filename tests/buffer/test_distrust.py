@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gateway.buffer import buffer as module
 from gateway.buffer import store as store_module
 from gateway.buffer.buffer import Buffer
+from gateway.buffer.database import CorruptError
 from gateway.buffer.recovery import sort_out
 from gateway.buffer.ring import create, recover
 from gateway.errors import StoreError
@@ -88,6 +90,36 @@ def test_it_loses_nothing_of_it_when_the_store_can_be_opened_only_later(
         await asyncio.sleep(70)
         assert await everything(buffer, sink) == [0, 1, 2, 3]
         await asyncio.gather(distrust, return_exceptions=True)
+        await machine.stop()
+
+    run(main())
+
+
+def test_damage_that_nothing_but_giving_away_meets_is_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing else is to be written, so no commit finds it."""
+    move, rescue = store_module.Store.move, store_module.Store.rescue
+    damaged = True
+
+    def meeting(*arguments: Any) -> Any:
+        if damaged:
+            raise CorruptError("database disk image is malformed")
+        return move(*arguments)
+
+    def mending(*arguments: Any, **named: Any) -> Any:
+        nonlocal damaged
+        damaged = False
+        return rescue(*arguments, **named)
+
+    monkeypatch.setattr(store_module.Store, "move", meeting)
+    monkeypatch.setattr(store_module.Store, "rescue", mending)
+
+    async def main() -> None:
+        machine, sink = Machine(tmp_path), Sink()
+        buffer, stream = await half_acked(machine, sink)
+        await asyncio.sleep(5)
+        with pytest.raises(StoreError):
+            await buffer.distrust(stream)
+        assert await everything(buffer, sink) == [0, 1, 2, 3]
         await machine.stop()
 
     run(main())

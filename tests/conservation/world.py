@@ -265,9 +265,12 @@ class World:
         known = [message for message in self.messages.values() if self.buffer.ledger.seen(message.origin)]
         trouble = self.trouble
         self._note_what_may_be_lost(memory, power)
+        torn = self._without_a_number_in_the_ring() & self._on_disk(set()) if trouble else set()
         await self._end()
         self._ring_memory = memory
         await self._begin()
+        if not self.buffer._committer.opened:
+            self.may_be_twice |= torn  # under a new number from the ring, and under the old one when the disk is back
         # without room in the ring and with a disk that fails or is full there is nowhere to remember what was acked
         no_room = self.disk_failed or self.settings.max_size < 1 << 20
         nowhere = no_room and (self.plan.ring_size is None or self.seen["ring full"])
@@ -444,6 +447,16 @@ class World:
             for stream in self.buffer._shelf.streams.values()
             for held in stream.fresh.values()
             if held.flight is None and held.record.kind is RecordKind.BATCH and held.record.seq <= stream.sent
+            for number in numbers(held.record.body)
+        }
+
+    def _without_a_number_in_the_ring(self) -> set[int]:
+        """Rows of records for which the ring has no room; it has the rows."""
+        return {
+            number
+            for stream in self.buffer._shelf.streams.values()
+            for held in stream.fresh.values()
+            if held.grounded and held.record.kind is RecordKind.BATCH
             for number in numbers(held.record.body)
         }
 

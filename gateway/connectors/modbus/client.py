@@ -13,8 +13,8 @@ A wrong value is worse than none. What makes sure that no register is ever read 
   be the one to an earlier, different question is not taken (`Reply.doubtful`; ask again). One that could only be about
   the registers in question is, late or not. After either the unit is listened to for a window more, and replies that
   turn up in that time widen the window of that unit.
-- A frame with a wrong checksum was the answer, and nothing more is owed, only if nobody owes another that looks the
-  same but for its unit: damage may have changed whose it is.
+- A frame with a wrong checksum is no proof that the unit has answered: noise may begin like its answer, and damage
+  change whose it is. The answer is owed as if nothing had come.
 - An RS-485 adapter may return what is sent, and the answer to a single write looks exactly like the request. Whether
   there is an echo shows at the first read; no write may be started before (`echo` is None).
 - A broadcast (unit 0 on a serial line) is answered by nobody. It ends after a pause in which the units carry it out.
@@ -178,8 +178,7 @@ class Client:
         if self.broadcasts(sent.request):
             return Reply(None)
         begun = self._may_be_answered(sent) and sent.answer.mark in self._buffer
-        if not (begun and self._was_the_answer(sent)):
-            self._owe(sent, now)
+        self._owe(sent, now)
         return Reply(None, fault=Status.CRC if begun and self._framing.serial else Status.COMM_TIMEOUT)
 
     def cancel(self, now: float) -> None:
@@ -274,17 +273,6 @@ class Client:
             self.echo = True if self._buffer[found.start : found.end] != sent.frame else None
         elif len(before) < len(sent.frame) // 2:
             self.echo = False  # more in front of it may be an echo that was damaged
-
-    def _was_the_answer(self, sent: _Sent) -> bool:
-        """What came is as long as the answer, its checksum is wrong, and it can be nobody else's."""
-        shape, start = sent.answer.shape, self._buffer.find(sent.answer.mark)
-        return (
-            self._framing.serial
-            and shape.tells is None
-            and len(self._buffer) - start >= self._framing.size(shape.size)
-            and not self._awaited_echo
-            and not any(owed.answer.shape == shape for state in self._units.values() for owed in state.owed)
-        )
 
     def _owe(self, sent: _Sent, now: float) -> None:
         state = self._units.setdefault(sent.request.unit, _Unit())
